@@ -1,0 +1,8 @@
+//! Kafka's wire protocol: ids, time types, error codes, messages, record batches.
+//!
+//! Bytes stay bytes: decoding slices the buffer it was given, and records are
+//! never copied on their way through. What this crate deliberately does not do:
+//! I/O, clocks, threads.
+
+pub mod ids;
+pub mod time;

@@ -1,0 +1,2 @@
+//! Placeholder until the first code lands.
+fn main() {}
