@@ -5,6 +5,7 @@
 
 mod code;
 mod edges;
+mod links;
 mod source;
 mod text;
 
@@ -50,6 +51,9 @@ pub fn run(root: &Path) -> Result<ExitCode> {
         text::check(path, &content, &mut findings);
         if path.ends_with(".rs") {
             source::check(path, &content, &mut findings);
+        }
+        if path.ends_with(".md") {
+            links::check(path, &content, |target| root.join(target).exists(), &mut findings);
         }
         if path.starts_with("crates/") && path.ends_with("/Cargo.toml") {
             edges::check_manifest(path, &content, &mut findings);
