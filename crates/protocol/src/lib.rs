@@ -5,4 +5,5 @@
 //! I/O, clocks, threads.
 
 pub mod ids;
+pub mod records;
 pub mod time;
