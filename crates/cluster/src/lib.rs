@@ -1,1 +1,3 @@
-//! Placeholder until the first code lands.
+//! Cluster metadata and configuration; pure: no I/O, clock, threads or randomness.
+
+pub mod config;
