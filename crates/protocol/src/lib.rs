@@ -4,6 +4,10 @@
 //! never copied on their way through. What this crate deliberately does not do:
 //! I/O, clocks, threads.
 
+pub mod api_key;
+pub mod error_code;
 pub mod ids;
+pub mod messages;
 pub mod records;
 pub mod time;
+pub mod wire;

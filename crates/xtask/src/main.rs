@@ -2,6 +2,7 @@
 //!
 //! Nothing here is part of the product. Each command lives in a module of its own; this file only parses.
 
+mod generate;
 mod test_command;
 mod tidy;
 
@@ -19,6 +20,12 @@ struct Arguments {
 
 #[derive(Subcommand)]
 enum Command {
+    /// Write the message code from crates/protocol/schema
+    Gen {
+        /// Only say what is out of date
+        #[arg(long)]
+        check: bool,
+    },
     /// Check the rules of style that no compiler knows
     Tidy,
     /// Run every test and print one summary
@@ -32,6 +39,7 @@ enum Command {
 fn main() -> Result<ExitCode> {
     let root = workspace_root();
     match Arguments::parse().command {
+        Command::Gen { check } => generate::run(&root, check).map(|()| ExitCode::SUCCESS),
         Command::Tidy => tidy::run(&root),
         Command::Test { cargo_test } => test_command::run(&root, &cargo_test),
     }
