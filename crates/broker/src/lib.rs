@@ -1,1 +1,3 @@
-//! Placeholder until the first code lands.
+//! The broker.
+
+pub mod config;

@@ -1,0 +1,488 @@
+//! The broker's typed configuration.
+//!
+//! Holds what the broker reads today. What topics inherit (`log.*`, `message.max.bytes`, `compression.type`, …) is not
+//! repeated here: `TopicConfig::effective` computes it from `layers`, so that a dynamic change needs no second home.
+
+use std::{collections::BTreeMap, path::PathBuf};
+
+use klamm_cluster::config::{
+    ConfigError, ConfigLayers, ConfigValue, broker_definitions, split_list, validate_log_times,
+};
+use klamm_protocol::ids::NodeId;
+
+use super::{
+    listeners::{HostPort, Listener, ListenerKeys, resolve_listeners},
+    sources::Given,
+};
+
+/// What the broker was told at start.
+#[derive(Clone, Debug, PartialEq)]
+pub struct BrokerConfig {
+    /// `node.id`.
+    pub node_id: NodeId,
+    /// `log.dirs`, else `log.dir`.
+    pub log_dirs: Vec<PathBuf>,
+    /// The listeners to open.
+    pub listeners: Vec<Listener>,
+    /// The listeners named in `controller.listener.names`: not opened on one node, never advertised.
+    pub controller_listeners: Vec<Listener>,
+    /// `inter.broker.listener.name`, or the one that stands for it.
+    pub inter_broker_listener_name: String,
+    /// `klamm.http.listener`; `None`: off.
+    pub http_listener: Option<HostPort>,
+    /// `broker.rack`.
+    pub broker_rack: Option<String>,
+    /// `num.partitions`: of topics that are created without a number.
+    pub num_partitions: i32,
+    /// `default.replication.factor`.
+    pub default_replication_factor: i32,
+    /// `auto.create.topics.enable`.
+    pub auto_create_topics_enable: bool,
+    /// `delete.topic.enable`.
+    pub delete_topic_enable: bool,
+    /// `max.connections`, over all listeners.
+    pub max_connections: i32,
+    /// `max.connections.per.ip`.
+    pub max_connections_per_ip: i32,
+    /// `max.connections.per.ip.overrides`, by address or host name.
+    pub max_connections_per_ip_overrides: BTreeMap<String, i32>,
+    /// `connections.max.idle.ms`; negative: never.
+    pub connections_max_idle_ms: i64,
+    /// `socket.request.max.bytes`: the largest request.
+    pub socket_request_max_bytes: i32,
+    /// `queued.max.request.bytes`: memory for requests over all connections; never unbounded, unlike Kafka's.
+    pub queued_max_request_bytes: i64,
+    /// `fetch.max.bytes`: the largest fetch response.
+    pub fetch_max_bytes: i32,
+    /// `max.incremental.fetch.session.cache.slots`.
+    pub max_incremental_fetch_session_cache_slots: i32,
+    /// `producer.id.expiration.ms`.
+    pub producer_id_expiration_ms: i32,
+    /// `transactional.id.expiration.ms`; not honoured yet.
+    pub transactional_id_expiration_ms: i32,
+    /// `offsets.topic.*`; not honoured yet.
+    pub offsets_topic: InternalTopicConfig,
+    /// `transaction.state.log.*`; not honoured yet.
+    pub transaction_state_log: InternalTopicConfig,
+    /// `share.coordinator.state.topic.*`; not honoured yet.
+    pub share_coordinator_state_topic: InternalTopicConfig,
+    /// What was given, as text; dynamic layers are added while running.
+    pub layers: ConfigLayers,
+}
+
+/// The shape of an internal topic. Factors default to 1, as suits one node.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct InternalTopicConfig {
+    /// `….num.partitions`.
+    pub num_partitions: i32,
+    /// `….replication.factor`.
+    pub replication_factor: i16,
+    /// `….segment.bytes`.
+    pub segment_bytes: i32,
+    /// `….min.isr`, where the topic has such a key.
+    pub min_insync_replicas: i32,
+}
+
+/// The key to change, and what is wrong.
+pub(super) type Problem = (&'static str, String);
+
+impl BrokerConfig {
+    /// Builds the typed values from given ones that each pass their own check; also warnings.
+    pub(super) fn build(
+        given: &BTreeMap<String, Given>,
+        host_name: Option<&str>,
+    ) -> Result<(Self, Vec<String>), Problem> {
+        let mut texts: BTreeMap<String, String> =
+            given.iter().map(|(key, given)| (key.clone(), given.value.clone())).collect();
+        let mut warnings = Vec::new();
+        let node_id = node_id(&mut texts)?;
+        let layers = ConfigLayers::new(texts);
+        let read = Reader { layers: &layers };
+        check_roles(&read)?;
+        let (listeners, controller_listeners) = listeners(&read, host_name)?;
+        check_quorum(&read, node_id, &controller_listeners)?;
+        validate_log_times(&layers).map_err(about_times)?;
+        let log_dirs = log_dirs(&read)?;
+        let socket_request_max_bytes = read.int("socket.request.max.bytes");
+        let config = Self {
+            node_id: NodeId(node_id),
+            log_dirs,
+            inter_broker_listener_name: inter_broker_listener_name(&read, &listeners)?,
+            listeners,
+            controller_listeners,
+            http_listener: http_listener(&read)?,
+            broker_rack: read.text("broker.rack"),
+            num_partitions: read.int("num.partitions"),
+            default_replication_factor: read.int("default.replication.factor"),
+            auto_create_topics_enable: read.flag("auto.create.topics.enable"),
+            delete_topic_enable: read.flag("delete.topic.enable"),
+            max_connections: read.int("max.connections"),
+            max_connections_per_ip: read.int("max.connections.per.ip"),
+            max_connections_per_ip_overrides: per_ip_overrides(&read)?,
+            connections_max_idle_ms: read.long("connections.max.idle.ms"),
+            socket_request_max_bytes,
+            queued_max_request_bytes: queued_bytes(
+                &read,
+                i64::from(socket_request_max_bytes),
+                &mut warnings,
+            )?,
+            fetch_max_bytes: read.int("fetch.max.bytes"),
+            max_incremental_fetch_session_cache_slots: read.int("max.incremental.fetch.session.cache.slots"),
+            producer_id_expiration_ms: read.int("producer.id.expiration.ms"),
+            transactional_id_expiration_ms: read.int("transactional.id.expiration.ms"),
+            offsets_topic: InternalTopicConfig {
+                num_partitions: read.int("offsets.topic.num.partitions"),
+                replication_factor: read.short("offsets.topic.replication.factor"),
+                segment_bytes: read.int("offsets.topic.segment.bytes"),
+                min_insync_replicas: 1,
+            },
+            transaction_state_log: InternalTopicConfig {
+                num_partitions: read.int("transaction.state.log.num.partitions"),
+                replication_factor: read.short("transaction.state.log.replication.factor"),
+                segment_bytes: read.int("transaction.state.log.segment.bytes"),
+                min_insync_replicas: read.int("transaction.state.log.min.isr"),
+            },
+            share_coordinator_state_topic: InternalTopicConfig {
+                num_partitions: read.int("share.coordinator.state.topic.num.partitions"),
+                replication_factor: read.short("share.coordinator.state.topic.replication.factor"),
+                segment_bytes: read.int("share.coordinator.state.topic.segment.bytes"),
+                min_insync_replicas: read.int("share.coordinator.state.topic.min.isr"),
+            },
+            layers: layers.clone(),
+        };
+        Ok((config, warnings))
+    }
+}
+
+/// Reads typed values of keys that have been checked.
+struct Reader<'a> {
+    layers: &'a ConfigLayers,
+}
+
+impl Reader<'_> {
+    fn long(&self, key: &str) -> i64 {
+        match self.layers.value(key) {
+            Some(ConfigValue::Integer(number)) => number,
+            _ => unreachable!("{key} is a number with a default"),
+        }
+    }
+
+    fn int(&self, key: &str) -> i32 {
+        i32::try_from(self.long(key)).expect("an INT was parsed within the bounds of one")
+    }
+
+    fn short(&self, key: &str) -> i16 {
+        i16::try_from(self.long(key)).expect("a SHORT was parsed within the bounds of one")
+    }
+
+    fn flag(&self, key: &str) -> bool {
+        matches!(self.layers.value(key), Some(ConfigValue::Boolean(true)))
+    }
+
+    /// `None` for null and for empty.
+    fn text(&self, key: &str) -> Option<String> {
+        match self.layers.value(key) {
+            Some(ConfigValue::String(text)) if !text.is_empty() => Some(text),
+            _ => None,
+        }
+    }
+
+    fn list(&self, key: &str) -> Option<Vec<String>> {
+        match self.layers.value(key) {
+            Some(ConfigValue::List(items)) => Some(items),
+            _ => None,
+        }
+    }
+
+    fn is_given(&self, key: &str) -> bool {
+        self.layers.given.contains_key(key)
+    }
+}
+
+/// `node.id`, for which `broker.id` stands where it is given alone. Describing shows both, as Kafka does.
+fn node_id(texts: &mut BTreeMap<String, String>) -> Result<i32, Problem> {
+    let number = |text: &String| text.trim().parse::<i32>().ok();
+    let node = texts.get("node.id").and_then(number);
+    let broker = texts.get("broker.id").and_then(number).filter(|id| *id >= 0);
+    let id = match (node, broker) {
+        (Some(node), Some(broker)) if node != broker => {
+            return Err(("node.id", format!("is {node}, but broker.id is {broker}; remove broker.id")));
+        }
+        (Some(id), _) | (None, Some(id)) => {
+            texts.insert("node.id".to_owned(), id.to_string());
+            id
+        }
+        (None, None) => {
+            let default = broker_definitions().get("node.id").and_then(|definition| definition.default);
+            default.and_then(|text| text.parse().ok()).expect("a table of ours gives node.id a default")
+        }
+    };
+    texts.insert("broker.id".to_owned(), id.to_string());
+    Ok(id)
+}
+
+fn check_roles(read: &Reader<'_>) -> Result<(), Problem> {
+    let roles = read.list("process.roles").unwrap_or_default();
+    if ["broker", "controller"].iter().all(|role| roles.iter().any(|given| given == role)) {
+        return Ok(());
+    }
+    Err(("process.roles", "Klamm runs both roles in one process; set broker,controller".to_owned()))
+}
+
+fn listeners(read: &Reader<'_>, host_name: Option<&str>) -> Result<(Vec<Listener>, Vec<Listener>), Problem> {
+    const MAP: &str = "listener.security.protocol.map";
+    let protocols = read.text(MAP).unwrap_or_default();
+    let keys = ListenerKeys {
+        listeners: read.list("listeners").unwrap_or_default(),
+        advertised: read.list("advertised.listeners"),
+        protocols: &protocols,
+        protocols_given: read.is_given(MAP),
+        controller_names: read.list("controller.listener.names").unwrap_or_default(),
+        host_name,
+    };
+    resolve_listeners(&keys).map_err(|problem| (problem.key, problem.problem))
+}
+
+fn inter_broker_listener_name(read: &Reader<'_>, listeners: &[Listener]) -> Result<String, Problem> {
+    let key = "inter.broker.listener.name";
+    let protocol_key = "security.inter.broker.protocol";
+    let protocol = read.text(protocol_key).unwrap_or_default();
+    if read.is_given(protocol_key) && protocol != "PLAINTEXT" {
+        let problem = format!("{protocol} is not served yet; only PLAINTEXT is");
+        return Err((protocol_key, problem));
+    }
+    let exists = |name: &str| listeners.iter().any(|listener| listener.name == name);
+    let Some(name) = read.text(key).map(|name| name.to_uppercase()) else {
+        // One node talks to nobody, so any listener may stand in where none has the protocol's name.
+        let first = listeners.first().map(|listener| listener.name.clone()).unwrap_or_default();
+        return Ok(if exists(&protocol) { protocol } else { first });
+    };
+    if read.is_given(protocol_key) {
+        return Err((key, format!("is given together with {protocol_key}; remove one of them")));
+    }
+    if !exists(&name) {
+        return Err((key, format!("{name} is not one of the listeners for clients; name one of them")));
+    }
+    Ok(name)
+}
+
+/// One node is its own quorum: voters and bootstrap servers may name it and nobody else.
+fn check_quorum(read: &Reader<'_>, node_id: i32, controllers: &[Listener]) -> Result<(), Problem> {
+    let key = "controller.quorum.voters";
+    let voters = read.list(key).unwrap_or_default();
+    if let Some(other) =
+        voters.iter().find(|voter| voter.split('@').next() != Some(node_id.to_string().as_str()))
+    {
+        return Err((
+            key,
+            format!("{other} is another node; Klamm runs on one, so name only node {node_id}"),
+        ));
+    }
+    if voters.len() > 1 {
+        return Err((
+            key,
+            format!("names {} voters; Klamm runs on one node, so name only this one", voters.len()),
+        ));
+    }
+    let key = "controller.quorum.bootstrap.servers";
+    let servers = read.list(key).unwrap_or_default();
+    let is_own = |server: &String| {
+        let port = HostPort::parse(server).map(|address| address.port);
+        controllers.is_empty() || controllers.iter().any(|listener| Some(listener.bind.port) == port)
+    };
+    if servers.len() > 1 || !servers.iter().all(is_own) {
+        let problem = "names more than this node's controller listener; Klamm runs on one node".to_owned();
+        return Err((key, problem));
+    }
+    Ok(())
+}
+
+fn about_times(error: ConfigError) -> Problem {
+    let text = error.to_string();
+    for key in ["log.roll.jitter.ms", "log.roll.ms"] {
+        if text.contains(key) {
+            return (
+                key,
+                "is too small, or its twin in hours; allowed: at least 1 ms (jitter: 0)".to_owned(),
+            );
+        }
+    }
+    (
+        "log.retention.ms",
+        "0 is not allowed, nor in its twins; allowed: -1 (no limit) or at least 1".to_owned(),
+    )
+}
+
+fn log_dirs(read: &Reader<'_>) -> Result<Vec<PathBuf>, Problem> {
+    let (key, dirs) = match read.list("log.dirs") {
+        Some(dirs) => ("log.dirs", dirs),
+        None => ("log.dir", read.list("log.dir").unwrap_or_default()),
+    };
+    let dirs: Vec<PathBuf> = dirs.into_iter().map(PathBuf::from).collect();
+    if dirs.is_empty() {
+        return Err((key, "names no directory".to_owned()));
+    }
+    if let Some(metadata) =
+        read.text("metadata.log.dir").filter(|dir| dirs.first() != Some(&PathBuf::from(dir)))
+    {
+        let problem = format!(
+            "{metadata} is not the first of {key}, where Klamm keeps the metadata log; put it first there"
+        );
+        return Err(("metadata.log.dir", problem));
+    }
+    Ok(dirs)
+}
+
+fn http_listener(read: &Reader<'_>) -> Result<Option<HostPort>, Problem> {
+    let key = "klamm.http.listener";
+    let Some(text) = read.text(key) else { return Ok(None) };
+    match HostPort::parse(&text) {
+        Some(address) => Ok(Some(address)),
+        None => Err((key, format!("cannot read {text:?}; write host:port, or nothing to turn HTTP off"))),
+    }
+}
+
+fn per_ip_overrides(read: &Reader<'_>) -> Result<BTreeMap<String, i32>, Problem> {
+    let key = "max.connections.per.ip.overrides";
+    let mut overrides = BTreeMap::new();
+    for item in split_list(&read.text(key).unwrap_or_default()) {
+        let parsed =
+            item.rsplit_once(':').and_then(|(host, count)| Some((host.trim(), count.trim().parse().ok()?)));
+        let Some((host, count)) = parsed.filter(|(host, count)| !host.is_empty() && *count >= 0) else {
+            return Err((key, format!("cannot read {item:?}; write address:count, separated by commas")));
+        };
+        overrides.insert(host.to_owned(), count);
+    }
+    if overrides.is_empty() && read.int("max.connections.per.ip") == 0 {
+        let problem = format!("0 lets nobody in unless {key} names exceptions; allowed: at least 1");
+        return Err(("max.connections.per.ip", problem));
+    }
+    Ok(overrides)
+}
+
+/// The budget must hold the largest request, or that request could never be read.
+fn queued_bytes(
+    read: &Reader<'_>,
+    request_max_bytes: i64,
+    warnings: &mut Vec<String>,
+) -> Result<i64, Problem> {
+    let key = "queued.max.request.bytes";
+    let default =
+        broker_definitions().get(key).and_then(|definition| definition.default?.parse::<i64>().ok());
+    let default = default.expect("a table of ours gives it a number").max(request_max_bytes);
+    let bytes = read.long(key);
+    if !read.is_given(key) {
+        return Ok(default);
+    }
+    if bytes <= 0 {
+        warnings
+            .push(format!("{key}={bytes} means no limit in Kafka; Klamm always has one and uses {default}"));
+        return Ok(default);
+    }
+    if bytes < request_max_bytes {
+        let problem = format!(
+            "{bytes} is less than socket.request.max.bytes ({request_max_bytes}), so such a request could never be \
+             read; raise this or lower that"
+        );
+        return Err((key, problem));
+    }
+    Ok(bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{
+        super::{
+            load::{Loaded, load},
+            sources::Sources,
+        },
+        *,
+    };
+
+    fn loaded(set: &[&str]) -> Result<Loaded, String> {
+        let set = set.iter().map(|argument| (*argument).to_owned()).collect();
+        load(&Sources { set, ..Sources::default() }, Some("machine")).map_err(|error| error.to_string())
+    }
+
+    fn config(set: &[&str]) -> BrokerConfig {
+        loaded(set).expect("loads").config
+    }
+
+    fn refusal(set: &[&str]) -> String {
+        loaded(set).expect_err("refused")
+    }
+
+    #[test]
+    fn the_defaults() {
+        let config = config(&[]);
+        assert_eq!(config.node_id, NodeId(1));
+        assert_eq!(config.log_dirs, [PathBuf::from("./klamm-data")]);
+        assert_eq!(config.listeners[0].bind, HostPort { host: "127.0.0.1".to_owned(), port: 9092 });
+        assert_eq!(config.listeners[0].advertised.as_ref(), Some(&config.listeners[0].bind));
+        assert_eq!(config.inter_broker_listener_name, "PLAINTEXT");
+        assert_eq!(config.http_listener, HostPort::parse("127.0.0.1:8080"));
+        assert_eq!(config.queued_max_request_bytes, 128 << 20);
+        assert_eq!(config.offsets_topic.replication_factor, 1);
+        assert_eq!(config.transaction_state_log.min_insync_replicas, 1);
+        assert_eq!(config.max_connections, i32::MAX);
+        assert!(config.auto_create_topics_enable && config.delete_topic_enable);
+    }
+
+    #[test]
+    fn values_reach_their_fields() {
+        let config = config(&[
+            "broker.id=7",
+            "log.dirs=/a, /b",
+            "metadata.log.dir=/a",
+            "listeners=INSIDE://h:1",
+            "listener.security.protocol.map=INSIDE:PLAINTEXT",
+            "klamm.http.listener=",
+            "max.connections.per.ip.overrides=10.0.0.1:5,::1:0",
+            "queued.max.request.bytes=200000000",
+            "log.segment.bytes=2000000",
+        ]);
+        assert_eq!(config.node_id, NodeId(7));
+        assert_eq!(config.layers.given.get("node.id").map(String::as_str), Some("7"));
+        assert_eq!(config.log_dirs, [PathBuf::from("/a"), PathBuf::from("/b")]);
+        assert_eq!(config.inter_broker_listener_name, "INSIDE");
+        assert_eq!(config.http_listener, None);
+        assert_eq!(config.max_connections_per_ip_overrides.get("::1"), Some(&0));
+        assert_eq!(config.queued_max_request_bytes, 200_000_000);
+        let topic = klamm_cluster::config::TopicConfig::effective(&BTreeMap::new(), &config.layers);
+        assert_eq!(topic.segment_bytes, 2_000_000);
+    }
+
+    #[test]
+    fn what_does_not_fit_together_is_refused() {
+        for (set, expected) in [
+            (&["node.id=1", "broker.id=2"][..], "--set: node.id: is 1, but broker.id is 2; remove broker.id"),
+            (&["process.roles=broker"], "--set: process.roles: Klamm runs both roles in one process"),
+            (&["controller.quorum.voters=1@a:1,2@b:1"], "2@b:1 is another node"),
+            (&["controller.quorum.bootstrap.servers=a:1,b:1"], "names more than this node's"),
+            (&["inter.broker.listener.name=X"], "X is not one of the listeners"),
+            (&["security.inter.broker.protocol=SASL_SSL"], "SASL_SSL is not served yet"),
+            (&["klamm.http.listener=8080"], "cannot read \"8080\""),
+            (&["max.connections.per.ip=0"], "0 lets nobody in"),
+            (&["max.connections.per.ip.overrides=a"], "cannot read \"a\""),
+            (&["queued.max.request.bytes=1000"], "less than socket.request.max.bytes"),
+            (&["metadata.log.dir=/elsewhere"], "/elsewhere is not the first of log.dir"),
+            (&["log.roll.ms=0"], "--set: log.roll.ms: is too small"),
+            (&["log.retention.minutes=0"], "log.retention.ms: 0 is not allowed"),
+            (&["listeners=PLAINTEXT://:1,C://:2", "controller.listener.names=C"], ""),
+        ] {
+            match loaded(set) {
+                Ok(_) => assert_eq!(expected, "", "{set:?} loaded"),
+                Err(error) => assert!(!expected.is_empty() && error.contains(expected), "{set:?}: {error}"),
+            }
+        }
+        assert!(refusal(&["listeners=PLAINTEXT://0.0.0.0:1"]).contains("advertised.listeners"));
+    }
+
+    #[test]
+    fn the_memory_budget_is_always_bounded() {
+        let loaded = loaded(&["queued.max.request.bytes=-1"]).expect("loads");
+        assert_eq!(loaded.config.queued_max_request_bytes, 128 << 20);
+        assert_eq!(loaded.warnings.len(), 1);
+        assert_eq!(config(&["socket.request.max.bytes=300000000"]).queued_max_request_bytes, 300_000_000);
+    }
+}
