@@ -10,6 +10,9 @@ mod load;
 mod properties;
 mod sources;
 
+#[cfg(test)]
+mod page;
+
 pub use self::{
     broker::{BrokerConfig, InternalTopicConfig},
     listeners::{HostPort, Listener},

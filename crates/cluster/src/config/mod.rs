@@ -9,6 +9,8 @@
 //!
 //! Invariant: computing effective values never fails. Validation stands where values enter.
 
+use klamm_protocol::error_code::ErrorCode;
+
 mod alter;
 mod definition;
 mod describe;
@@ -178,13 +180,14 @@ pub enum ConfigError {
 }
 
 impl ConfigError {
-    /// Whether Kafka answers INVALID_REQUEST for it when it comes from an alteration of `scope`; else INVALID_CONFIG.
-    pub fn is_invalid_request(&self, scope: ConfigScope) -> bool {
+    /// What Kafka answers when configs of `scope` are altered, or a topic is created, with this mistake.
+    pub fn error_code(&self, scope: ConfigScope) -> ErrorCode {
         match self {
-            Self::NullValue(_) | Self::DuplicateKeys => true,
-            Self::UnknownClientMetricsConfig(_) | Self::MetricsInterval(_) => true,
-            Self::NotAList { .. } => false,
-            _ => scope == ConfigScope::Broker,
+            Self::NullValue(_) | Self::DuplicateKeys => ErrorCode::InvalidRequest,
+            Self::UnknownClientMetricsConfig(_) | Self::MetricsInterval(_) => ErrorCode::InvalidRequest,
+            Self::NotAList { .. } => ErrorCode::InvalidConfig,
+            _ if scope == ConfigScope::Broker => ErrorCode::InvalidRequest,
+            _ => ErrorCode::InvalidConfig,
         }
     }
 
