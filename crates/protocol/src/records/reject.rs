@@ -1,6 +1,11 @@
 //! Why a produced batch is refused, in the terms Kafka answers with.
 
+use crate::error_code::ErrorCode;
+
 /// What is wrong, by Kafka's error codes.
+///
+/// Where Kafka lets an internal error through as UNKNOWN_SERVER_ERROR (a codec number that
+/// does not exist, bytes that do not decompress), these name the cause; neither is retried.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum ProduceRejectKind {
     /// The bytes are not the ones the producer summed, or no batch at all: CORRUPT_MESSAGE.
@@ -16,6 +21,20 @@ pub enum ProduceRejectKind {
     DecompressedTooLarge,
     /// A codec that does not exist, or not for this version: UNSUPPORTED_COMPRESSION_TYPE.
     UnsupportedCompressionType,
+}
+
+impl ProduceRejectKind {
+    /// The code of the answer.
+    #[must_use]
+    pub fn error_code(self) -> ErrorCode {
+        match self {
+            Self::CorruptMessage => ErrorCode::CorruptMessage,
+            Self::InvalidRecord => ErrorCode::InvalidRecord,
+            Self::InvalidTimestamp => ErrorCode::InvalidTimestamp,
+            Self::MessageTooLarge | Self::DecompressedTooLarge => ErrorCode::MessageTooLarge,
+            Self::UnsupportedCompressionType => ErrorCode::UnsupportedCompressionType,
+        }
+    }
 }
 
 /// A refused batch.
@@ -35,6 +54,12 @@ impl ProduceReject {
     /// How many records of one batch are reported. A batch may hold millions of small
     /// records, and each report is longer than such a record.
     pub const RECORD_ERRORS_MAX: usize = 500;
+
+    /// The code of the answer.
+    #[must_use]
+    pub fn error_code(&self) -> ErrorCode {
+        self.kind.error_code()
+    }
 
     pub(super) fn new(kind: ProduceRejectKind, message: impl Into<String>) -> Self {
         Self { kind, message: message.into(), record_errors: Vec::new() }

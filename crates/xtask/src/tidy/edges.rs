@@ -13,6 +13,7 @@ use std::process::Command;
 /// (crate folder, folders of the crates it may use), in the order of the architecture's table.
 const EDGES: &[(&str, &[&str])] = &[
     ("protocol", &[]),
+    ("protocol-tests", &["protocol"]),
     ("security", &["protocol"]),
     ("log", &["protocol"]),
     ("cluster", &["protocol", "security"]),

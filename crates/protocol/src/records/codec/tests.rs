@@ -1,3 +1,5 @@
+//! The codecs against themselves, against C's LZ4 frames, cut, broken and hostile.
+
 use super::*;
 use crate::records::scratch::KEPT_BYTES_MAX;
 use proptest::prelude::*;

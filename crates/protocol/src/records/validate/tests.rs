@@ -1,3 +1,6 @@
+//! Each check of a produce, both sides of it, and what is rewritten; expectations are what
+//! Kafka 4.3.1 answers, save where the module says otherwise.
+
 use super::*;
 use crate::ids::{Offset, ProducerEpoch, ProducerId};
 use crate::records::{BatchBuilder, RecordIter, crc32c, decompress};
