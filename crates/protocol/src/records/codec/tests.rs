@@ -125,6 +125,18 @@ fn a_snappy_block_that_claims_gigabytes_allocates_nothing() {
 }
 
 #[test]
+fn every_byte_of_a_gzip_trailer_counts() {
+    let mut scratch = Scratch::new();
+    let member = squeezed(Codec::Gzip, 6, b"payload", &mut scratch);
+    for at in member.len() - 8..member.len() {
+        let mut broken = member.to_vec();
+        broken[at] ^= 1;
+        let refused = decompress(Codec::Gzip, &Bytes::from(broken), 100, &mut scratch);
+        assert_eq!(refused, Err(CodecError::Corrupt("gzip", "checksum")), "{at}");
+    }
+}
+
+#[test]
 fn gzip_members_may_carry_every_optional_field() {
     let mut scratch = Scratch::new();
     let plain = squeezed(Codec::Gzip, 6, b"payload", &mut scratch);
