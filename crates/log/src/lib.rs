@@ -1,1 +1,56 @@
-//! Placeholder until the first code lands.
+//! A partition's log on disk, in Kafka's file formats.
+//!
+//! [`Log`] is the one writer: [`Log::plan`] decides an append without I/O, [`Log::write`]
+//! does it with one vectored write. Everyone else reads the published [`PartitionView`].
+//! [`directory`] knows the log directory around the partitions, [`disk`] is the only way to
+//! files. Synchronous: no runtime, no clock (time is an argument), no randomness, no
+//! logging (what was found is returned).
+//!
+//! Way in: `log` (the writer), `plan` and `write` (an append), `view` (reading), `open`
+//! and `recovery` (starting), `producer` (idempotence and transactions).
+
+pub mod directory;
+pub mod disk;
+
+mod config;
+mod error;
+mod limits;
+
+mod cut;
+mod log;
+mod plan;
+mod write;
+
+mod timestamps;
+mod view;
+
+mod active;
+mod append_only;
+mod entry;
+mod files;
+mod index;
+mod leader_epochs;
+mod segment;
+mod transaction_index;
+
+mod marker;
+mod producer;
+
+mod leftovers;
+mod open;
+mod recovery;
+mod replay;
+mod tail;
+
+pub use config::LogConfig;
+pub use error::{AppendError, EpochEnd, LogError, ReadError};
+pub use leader_epochs::{EpochStart, LeaderEpochs};
+pub use limits::{Limits, LogPosition};
+pub use log::{FlushJob, Log};
+pub use open::{OpenLog, RecoveryReport, Tail, Truncation};
+pub use plan::{AppendContext, AppendOrigin, BatchPlaced, Plan, trusted_batch};
+pub use producer::{BatchMetadata, ProducerEntry, ProducerState, UnstableTransaction};
+pub use segment::{FileRegion, Segment, SegmentFile};
+pub use timestamps::TimestampOffset;
+pub use transaction_index::AbortedTransaction;
+pub use view::{PartitionView, Segments};

@@ -1,0 +1,258 @@
+//! The disk of the machine. The only file of this crate with system calls of its own:
+//! `cachestat(2)` and fcntl locks on Linux, each with a small fallback elsewhere.
+
+#![allow(unsafe_code)]
+
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, IoSlice};
+use std::os::fd::{AsFd, BorrowedFd};
+use std::os::unix::fs::FileExt;
+use std::path::Path;
+use std::sync::Arc;
+
+use super::{DirectoryEntry, Disk, DiskFile, DiskLock, Metadata, OpenMode, Residency};
+
+/// The machine's file systems.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct RealDisk;
+
+struct RealFile(File);
+
+struct RealLock {
+    _held: File,
+}
+
+impl DiskLock for RealLock {}
+
+impl Disk for RealDisk {
+    fn open(&self, path: &Path, mode: OpenMode) -> io::Result<Arc<dyn DiskFile>> {
+        let mut options = OpenOptions::new();
+        options.read(true);
+        match mode {
+            OpenMode::Read => &mut options,
+            OpenMode::Write => options.write(true),
+            OpenMode::Create => options.write(true).create(true).truncate(false),
+            OpenMode::CreateNew => options.write(true).create_new(true),
+        };
+        Ok(Arc::new(RealFile(options.open(path)?)))
+    }
+
+    fn create_dir_all(&self, path: &Path) -> io::Result<()> {
+        fs::create_dir_all(path)
+    }
+
+    fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
+        fs::rename(from, to)
+    }
+
+    fn remove_file(&self, path: &Path) -> io::Result<()> {
+        fs::remove_file(path)
+    }
+
+    fn remove_dir_all(&self, path: &Path) -> io::Result<()> {
+        fs::remove_dir_all(path)
+    }
+
+    fn list_dir(&self, path: &Path) -> io::Result<Vec<DirectoryEntry>> {
+        let mut entries = Vec::new();
+        for entry in fs::read_dir(path)? {
+            let entry = entry?;
+            let is_dir = entry.file_type()?.is_dir();
+            if let Ok(name) = entry.file_name().into_string() {
+                entries.push(DirectoryEntry { name, is_dir });
+            }
+        }
+        entries.sort();
+        Ok(entries)
+    }
+
+    fn metadata(&self, path: &Path) -> io::Result<Metadata> {
+        let metadata = fs::metadata(path)?;
+        let modified_ms = metadata
+            .modified()
+            .ok()
+            .and_then(|time| time.duration_since(std::time::UNIX_EPOCH).ok())
+            .and_then(|since| i64::try_from(since.as_millis()).ok())
+            .unwrap_or(0);
+        Ok(Metadata { len_bytes: metadata.len(), is_dir: metadata.is_dir(), modified_ms })
+    }
+
+    fn sync_dir(&self, path: &Path) -> io::Result<()> {
+        // "" is how a relative path names its parent.
+        let path = if path.as_os_str().is_empty() { Path::new(".") } else { path };
+        File::open(path)?.sync_all()
+    }
+
+    fn lock_file(&self, path: &Path) -> io::Result<Box<dyn DiskLock>> {
+        let file = OpenOptions::new().read(true).write(true).create(true).truncate(false).open(path)?;
+        lock(&file)?;
+        Ok(Box::new(RealLock { _held: file }))
+    }
+
+    fn available_bytes(&self, path: &Path) -> io::Result<u64> {
+        let stat = rustix::fs::statvfs(path)?;
+        Ok(stat.f_bavail.saturating_mul(stat.f_frsize))
+    }
+}
+
+impl DiskFile for RealFile {
+    fn read_at(&self, buf: &mut [u8], position: u64) -> io::Result<usize> {
+        self.0.read_at(buf, position)
+    }
+
+    fn write_vectored_at(&self, slices: &[IoSlice<'_>], position: u64) -> io::Result<usize> {
+        match slices {
+            [one] => self.0.write_at(one, position),
+            _ => write_vectored_at(&self.0, slices, position),
+        }
+    }
+
+    fn sync_data(&self) -> io::Result<()> {
+        self.0.sync_data()
+    }
+
+    fn sync_all(&self) -> io::Result<()> {
+        self.0.sync_all()
+    }
+
+    fn set_len(&self, len_bytes: u64) -> io::Result<()> {
+        self.0.set_len(len_bytes)
+    }
+
+    fn len(&self) -> io::Result<u64> {
+        Ok(self.0.metadata()?.len())
+    }
+
+    fn fd(&self) -> Option<BorrowedFd<'_>> {
+        Some(self.0.as_fd())
+    }
+
+    fn residency(&self, position: u64, len_bytes: u64) -> Residency {
+        residency(&self.0, position, len_bytes)
+    }
+}
+
+#[cfg(not(any(target_os = "macos", target_os = "ios")))]
+fn write_vectored_at(file: &File, slices: &[IoSlice<'_>], position: u64) -> io::Result<usize> {
+    Ok(rustix::io::pwritev(file, slices, position)?)
+}
+
+#[cfg(any(target_os = "macos", target_os = "ios"))]
+fn write_vectored_at(file: &File, slices: &[IoSlice<'_>], position: u64) -> io::Result<usize> {
+    // A short write is allowed: the caller continues with the next slice.
+    slices.iter().find(|slice| !slice.is_empty()).map_or(Ok(0), |slice| file.write_at(slice, position))
+}
+
+/// Java's `FileChannel.lock` is fcntl's; flock is another lock that it does not see. The
+/// lock of the open file description is not lost when the process closes another handle.
+#[cfg(target_os = "linux")]
+fn lock(file: &File) -> io::Result<()> {
+    use std::os::fd::AsRawFd;
+    // SAFETY: `flock` is a plain C struct for which all zeros is a valid value.
+    let mut range: libc::flock = unsafe { std::mem::zeroed() };
+    range.l_type = libc::F_WRLCK as libc::c_short;
+    range.l_whence = libc::SEEK_SET as libc::c_short;
+    // SAFETY: the descriptor is open for the call and `range` outlives it.
+    let result = unsafe { libc::fcntl(file.as_raw_fd(), libc::F_OFD_SETLK, &raw const range) };
+    if result == 0 {
+        return Ok(());
+    }
+    let error = io::Error::last_os_error();
+    match error.raw_os_error() {
+        Some(libc::EACCES | libc::EAGAIN) => Err(io::ErrorKind::WouldBlock.into()),
+        _ => Err(error),
+    }
+}
+
+#[cfg(not(target_os = "linux"))]
+fn lock(file: &File) -> io::Result<()> {
+    match rustix::fs::fcntl_lock(file, rustix::fs::FlockOperation::NonBlockingLockExclusive) {
+        Ok(()) => Ok(()),
+        Err(rustix::io::Errno::ACCESS | rustix::io::Errno::AGAIN) => Err(io::ErrorKind::WouldBlock.into()),
+        Err(error) => Err(error.into()),
+    }
+}
+
+#[cfg(target_os = "linux")]
+fn residency(file: &File, position: u64, len_bytes: u64) -> Residency {
+    use std::os::fd::AsRawFd;
+    /// `cachestat`'s number, the same on every architecture; Linux 6.5 and later.
+    const CACHESTAT: libc::c_long = 451;
+    /// Of `struct cachestat`: cached, dirty, writeback, evicted, recently evicted.
+    const CACHED: usize = 0;
+    const WRITEBACK: usize = 2;
+    if len_bytes == 0 {
+        return Residency::Hot;
+    }
+    let range: [u64; 2] = [position, len_bytes];
+    let mut pages = [0u64; 5];
+    // SAFETY: `range` and `pages` have the layout of `struct cachestat_range` and
+    // `struct cachestat` (two and five u64), and outlive the call.
+    let result = unsafe {
+        libc::syscall(CACHESTAT, file.as_raw_fd(), range.as_ptr(), pages.as_mut_ptr(), 0 as libc::c_uint)
+    };
+    if result != 0 {
+        return Residency::Unknown;
+    }
+    let page_bytes = rustix::param::page_size() as u64;
+    let wanted = (position + len_bytes - 1) / page_bytes - position / page_bytes + 1;
+    // A page under write-back is counted as cached too.
+    debug_assert!(pages[WRITEBACK] <= pages[CACHED]);
+    if pages[CACHED] >= wanted { Residency::Hot } else { Residency::Cold }
+}
+
+#[cfg(not(target_os = "linux"))]
+fn residency(_file: &File, _position: u64, _len_bytes: u64) -> Residency {
+    Residency::Unknown
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::disk::{read_full_at, write_all_vectored_at};
+
+    #[test]
+    fn vectored_writes_past_the_slice_limit_arrive_whole() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = RealDisk.open(&dir.path().join("f"), OpenMode::CreateNew).unwrap();
+        let parts: Vec<[u8; 3]> = (0..3000u32).map(|i| [i as u8, (i >> 8) as u8, 7]).collect();
+        let mut slices: Vec<IoSlice<'_>> = parts.iter().map(|p| IoSlice::new(p)).collect();
+        write_all_vectored_at(&*file, &mut slices, 5).unwrap();
+        let mut back = vec![0; 9000];
+        assert_eq!(read_full_at(&*file, &mut back, 5).unwrap(), 9000);
+        assert_eq!(back, parts.concat());
+        assert_eq!(file.len().unwrap(), 9005);
+    }
+
+    #[test]
+    fn what_was_just_written_is_never_cold() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = RealDisk.open(&dir.path().join("f"), OpenMode::CreateNew).unwrap();
+        super::super::write_all_at(&*file, &[1; 100_000], 0).unwrap();
+        assert_ne!(file.residency(10, 90_000), Residency::Cold);
+    }
+
+    #[test]
+    fn a_lock_is_held_once_and_freed_by_dropping_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join(".lock");
+        let held = RealDisk.lock_file(&path).unwrap();
+        let error = RealDisk.lock_file(&path).err().unwrap();
+        assert_eq!(error.kind(), io::ErrorKind::WouldBlock);
+        drop(held);
+        RealDisk.lock_file(&path).unwrap();
+    }
+
+    #[test]
+    fn an_atomic_write_replaces_and_leaves_no_other_name() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("checkpoint");
+        for text in ["long old content", "new"] {
+            RealDisk.write_file_atomically(&path, text.as_bytes()).unwrap();
+            assert_eq!(RealDisk.read_file(&path, 100).unwrap(), text.as_bytes());
+        }
+        assert_eq!(RealDisk.list_dir(dir.path()).unwrap().len(), 1);
+        let error = RealDisk.read_file(&path, 2).unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::FileTooLarge);
+    }
+}

@@ -1,0 +1,313 @@
+//! A partition's log: the one writer of its files.
+//!
+//! Everything that changes the log goes through `&mut Log`; everyone else reads the
+//! published [`PartitionView`]. This file holds the log itself, rolling, flushing and
+//! closing; opening, planning, writing and cutting are files of their own.
+//!
+//! Deliberately absent: threads, clocks, waiting, retries. After a failure that leaves the
+//! files in an unknown state the log refuses to go on.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use klamm_protocol::ids::{LeaderEpoch, Offset};
+use klamm_protocol::time::WallMs;
+
+use crate::active::{ActiveSegment, SegmentShape};
+use crate::config::LogConfig;
+use crate::disk::{Disk, OpenMode};
+use crate::error::LogError;
+use crate::files::{self, INDEX, LOG, TIME_INDEX, TXN_INDEX};
+use crate::index::{OffsetIndex, TimeIndex};
+use crate::leader_epochs::LeaderEpochs;
+use crate::limits::{Limits, LogPosition};
+use crate::producer::{ProducerState, write_snapshot};
+use crate::segment::{Segment, SegmentFile};
+use crate::view::{PartitionView, Segments};
+
+/// A flush writes the index files too once so many entries wait.
+const INDEX_ENTRIES_WAITING_MAX: usize = 256;
+
+/// The writer of one partition's log.
+pub struct Log {
+    pub(crate) disk: Arc<dyn Disk>,
+    pub(crate) dir: PathBuf,
+    /// The directory's name, as messages show it.
+    pub(crate) name: String,
+    pub(crate) config: LogConfig,
+    pub(crate) view: Arc<PartitionView>,
+    pub(crate) active: ActiveSegment,
+    pub(crate) producers: ProducerState,
+    pub(crate) epochs: LeaderEpochs,
+    /// Rises with every change, so that a plan knows that it is old.
+    pub(crate) version: u64,
+    pub(crate) last_snapshot: Offset,
+    pub(crate) poisoned: Option<String>,
+    /// True while a name in the directory may not be durable.
+    pub(crate) has_new_names: bool,
+}
+
+/// A flush whose target is fixed; runs without the log, so that appends go on.
+#[must_use = "nothing is flushed before FlushJob::run"]
+pub struct FlushJob {
+    disk: Arc<dyn Disk>,
+    view: Arc<PartitionView>,
+    target: LogPosition,
+    generation: u64,
+    files: Vec<Arc<SegmentFile>>,
+    index_files: Vec<PathBuf>,
+    directory: Option<PathBuf>,
+}
+
+impl Log {
+    /// What readers use.
+    #[must_use]
+    pub fn view(&self) -> Arc<PartitionView> {
+        Arc::clone(&self.view)
+    }
+
+    /// The partition's directory.
+    #[must_use]
+    pub fn dir(&self) -> &Path {
+        &self.dir
+    }
+
+    /// The settings.
+    #[must_use]
+    pub fn config(&self) -> &LogConfig {
+        &self.config
+    }
+
+    /// Changes the settings for what comes.
+    pub fn set_config(&mut self, config: LogConfig) {
+        self.config = config;
+        self.version += 1;
+    }
+
+    /// The producers, as of the end.
+    #[must_use]
+    pub fn producers(&self) -> &ProducerState {
+        &self.producers
+    }
+
+    /// Forgets producers idle since `producer.id.expiration.ms`; tells how many.
+    pub fn expire_producers(&mut self, now: WallMs) -> usize {
+        self.version += 1;
+        self.producers.expire(now.0, self.config.producer_id_expiration_ms)
+    }
+
+    /// Where recovery would begin: everything below is durable.
+    #[must_use]
+    pub fn recovery_point(&self) -> Offset {
+        self.view.limits().flushed.offset
+    }
+
+    /// Bytes of all segments.
+    #[must_use]
+    pub fn size_bytes(&self) -> u64 {
+        self.view.segments().iter().map(|segment| u64::from(segment.size_bytes())).sum()
+    }
+
+    /// A leader's first act in a new epoch: it begins where the log ends.
+    pub fn assign_leader_epoch(&mut self, epoch: LeaderEpoch) -> Result<(), LogError> {
+        self.refuse_if_poisoned()?;
+        let end = self.view.limits().end.offset;
+        if self.epochs.latest().is_some_and(|latest| latest.leader_epoch >= epoch) {
+            return Ok(());
+        }
+        if self.epochs.assign(epoch, end) { self.store_epochs() } else { Ok(()) }
+    }
+
+    /// Rolls if a batch with timestamp `now` would. True if it did.
+    pub fn roll_if_due(&mut self, now: WallMs) -> Result<bool, LogError> {
+        let end = self.view.limits().end.offset;
+        let is_due = self.active.shape.must_roll(&self.config, 0, now.0, end, now);
+        if is_due {
+            self.refuse_if_poisoned()?;
+            self.roll(end, now)?;
+        }
+        Ok(is_due)
+    }
+
+    /// Begins a flush of everything appended so far.
+    pub fn begin_flush(&mut self) -> Result<FlushJob, LogError> {
+        self.refuse_if_poisoned()?;
+        if self.active.has_many_unwritten(INDEX_ENTRIES_WAITING_MAX) {
+            self.write_indexes()?;
+        }
+        let (limits, segments) = self.view.load();
+        let active = segments.active().base_offset();
+        let dirty = &segments[segments.floor(limits.flushed.segment_base)..];
+        let is_dirty = limits.flushed != limits.end;
+        let mut job = FlushJob {
+            disk: Arc::clone(&self.disk),
+            view: self.view(),
+            target: limits.end,
+            generation: self.view.generation(),
+            files: Vec::new(),
+            index_files: Vec::new(),
+            directory: std::mem::take(&mut self.has_new_names).then(|| self.dir.clone()),
+        };
+        for segment in dirty.iter().filter(|_| is_dirty) {
+            job.files.push(Arc::clone(segment.file()));
+            if segment.base_offset() != active {
+                // Nobody rebuilds a closed segment's index below the recovery point.
+                let paths = [INDEX, TIME_INDEX, TXN_INDEX]
+                    .map(|suffix| files::segment_file(&self.dir, segment.base_offset(), suffix));
+                job.index_files.extend(paths);
+            }
+        }
+        Ok(job)
+    }
+
+    /// Flushes everything. A failure ends the log: what was lost is not known.
+    pub fn flush(&mut self) -> Result<(), LogError> {
+        let job = self.begin_flush()?;
+        job.run().map(|_| ()).inspect_err(|error| self.poison(error.to_string()))
+    }
+
+    /// A durable snapshot of the producers at the end, for a recovery that begins here.
+    pub fn snapshot_producers(&mut self) -> Result<(), LogError> {
+        self.take_snapshot(self.view.limits().end.offset, true)
+    }
+
+    /// Writes everything that the next open of a cleanly stopped log trusts, and flushes.
+    /// `.kafka_cleanshutdown` is the log directory's business.
+    pub fn close(mut self) -> Result<(), LogError> {
+        self.refuse_if_poisoned()?;
+        self.active
+            .finish(&*self.disk, &self.dir)
+            .map_err(LogError::io("write the indexes of", self.active.segment.file().path()))?;
+        self.take_snapshot(self.view.limits().end.offset, true)?;
+        self.flush()?;
+        self.disk.sync_dir(&self.dir).map_err(LogError::io("sync", &self.dir))
+    }
+
+    /// True after a failure that left the files in an unknown state.
+    #[must_use]
+    pub fn is_poisoned(&self) -> bool {
+        self.poisoned.is_some()
+    }
+
+    pub(crate) fn poison(&mut self, reason: String) {
+        self.poisoned.get_or_insert(reason);
+    }
+
+    pub(crate) fn refuse_if_poisoned(&self) -> Result<(), LogError> {
+        match &self.poisoned {
+            None => Ok(()),
+            Some(reason) => Err(LogError::Poisoned { path: self.dir.clone(), reason: reason.clone() }),
+        }
+    }
+
+    pub(crate) fn publish_unstable(&self) {
+        self.view.publish_unstable(self.producers.unstable().copied().collect());
+    }
+
+    pub(crate) fn store_epochs(&mut self) -> Result<(), LogError> {
+        self.epochs.store(&*self.disk, &self.dir)?;
+        self.view.publish_epochs(self.epochs.clone());
+        Ok(())
+    }
+
+    pub(crate) fn write_indexes(&mut self) -> Result<(), LogError> {
+        self.active
+            .write_indexes(&*self.disk, &self.dir)
+            .map_err(LogError::io("write the indexes of", self.active.segment.file().path()))
+    }
+
+    pub(crate) fn take_snapshot(&mut self, offset: Offset, is_durable: bool) -> Result<(), LogError> {
+        if offset <= self.last_snapshot {
+            return Ok(());
+        }
+        write_snapshot(&*self.disk, &self.dir, offset, &self.producers, is_durable)
+            .map_err(LogError::io("write a producer snapshot in", &self.dir))?;
+        self.last_snapshot = offset;
+        self.has_new_names = true;
+        Ok(())
+    }
+
+    /// Closes the active segment and begins a new one at `base`, the next batch's offset.
+    pub(crate) fn roll(&mut self, base: Offset, now: WallMs) -> Result<(), LogError> {
+        self.active
+            .finish(&*self.disk, &self.dir)
+            .map_err(LogError::io("write the indexes of", self.active.segment.file().path()))?;
+        self.take_snapshot(base, false)?;
+        let next = new_active(&self.disk, &self.dir, base, now)?;
+        self.has_new_names = true;
+        let (_, segments) = self.view.load();
+        let mut list: Vec<Arc<Segment>> = segments.to_vec();
+        let last = list.last_mut().expect("a log has an active segment");
+        *last = Arc::new(last.to_closed(&self.disk, &self.dir));
+        list.push(Arc::clone(&next.segment));
+        self.view.publish_segments(Segments::new(list));
+        self.active = next;
+        self.version += 1;
+        let end = LogPosition { segment_base: base, position: 0, ..self.view.limits().end };
+        self.view.advance(|now| Some(Limits { end, ..*now }));
+        Ok(())
+    }
+}
+
+impl FlushJob {
+    /// Where the durable part will end.
+    #[must_use]
+    pub fn target(&self) -> LogPosition {
+        self.target
+    }
+
+    /// True if there is nothing to make durable.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.files.is_empty() && self.directory.is_none()
+    }
+
+    /// Makes it durable and publishes exactly the target as flushed. After an error the
+    /// log directory must go offline: a flush is never repeated.
+    pub fn run(self) -> Result<LogPosition, LogError> {
+        // New names: directory first, or bytes may be durable under no name.
+        if let Some(directory) = &self.directory {
+            self.disk.sync_dir(directory).map_err(LogError::io("sync", directory))?;
+        }
+        for path in &self.index_files {
+            match self.disk.open(path, OpenMode::Write) {
+                Ok(file) => file.sync_data().map_err(LogError::io("flush", path))?,
+                // Not every segment has a transaction index, and segments may be deleted.
+                Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
+                Err(error) => return Err(LogError::io("open", path)(error)),
+            }
+        }
+        for file in &self.files {
+            match file.get() {
+                Ok(open) => open.sync_data().map_err(LogError::io("flush", file.path()))?,
+                Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
+                Err(error) => return Err(LogError::io("open", file.path())(error)),
+            }
+        }
+        self.view.advance(|now| {
+            let is_current = self.generation == self.view.generation();
+            let rises = is_current && self.target.offset >= now.flushed.offset && now.flushed != self.target;
+            rises.then_some(Limits { flushed: self.target, ..*now })
+        });
+        Ok(self.target)
+    }
+}
+
+/// A fresh segment at `base`.
+pub(crate) fn new_active(
+    disk: &Arc<dyn Disk>,
+    dir: &Path,
+    base: Offset,
+    now: WallMs,
+) -> Result<ActiveSegment, LogError> {
+    let path = files::segment_file(dir, base, LOG);
+    let file = disk.open(&path, OpenMode::Create).map_err(LogError::io("create", &path))?;
+    // A roll that failed half way may have left the file.
+    file.set_len(0).map_err(LogError::io("empty", &path))?;
+    let file = Arc::new(SegmentFile::opened(Arc::clone(disk), path, file));
+    let indexes = (OffsetIndex::in_memory(&[]), TimeIndex::in_memory(&[]));
+    let segment = Segment::active(disk, dir, file, base, 0, indexes, -1);
+    let mut active = ActiveSegment::new(Arc::new(segment), now, false);
+    active.shape = SegmentShape::new(base, now);
+    Ok(active)
+}

@@ -1,0 +1,14 @@
+//! Producer state: who wrote what last (KIP-98), and which transactions are open.
+//!
+//! `entry` holds one producer and the checks of a batch against it, `state` all of them,
+//! `snapshot` Kafka's `.snapshot` files. Nothing here does I/O but `snapshot`.
+
+mod entry;
+mod snapshot;
+mod state;
+
+pub(crate) use entry::{AppendCheck, check_batch};
+pub use entry::{BatchMetadata, ProducerEntry};
+pub(crate) use snapshot::{list_snapshots, read_snapshot, snapshot_path, write_snapshot};
+pub(crate) use state::{EndMarker, is_expired};
+pub use state::{ProducerState, UnstableTransaction};

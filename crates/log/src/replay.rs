@@ -1,0 +1,211 @@
+//! Bringing the producer state back: the newest intact snapshot, then the batches behind it.
+//!
+//! A snapshot holds only each producer's last batch, and five are needed to know a
+//! duplicate: headers before it are read backwards until they are known, the producer's
+//! first batch is reached, or [`RECALL_BYTES_MAX`] were looked at. Aborted transactions
+//! behind the snapshot are listed anew from their markers.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use klamm_protocol::ids::{Offset, ProducerId};
+use klamm_protocol::records::BatchHeader;
+
+use crate::disk::read_full_at;
+use crate::entry::{Entry, SCAN_BUFFER_BYTES, Walk, WalkError};
+use crate::error::LogError;
+use crate::limits::LogPosition;
+use crate::marker::end_marker;
+use crate::open::{OpenLog, RecoveryReport, read_failed, remove_if_there};
+use crate::producer::{EndMarker, ProducerState, is_expired, list_snapshots, read_snapshot, snapshot_path};
+use crate::segment::Segment;
+use crate::transaction_index::AbortedTransaction;
+use crate::view::{PartitionView, Segments};
+
+/// How far back batches are looked for; a producer whose last five batches lie further
+/// apart may repeat an old one unnoticed, as with Kafka, which looks back for none.
+const RECALL_BYTES_MAX: u64 = 4 << 20;
+/// How much is walked forwards at once on the way back.
+const RECALL_STEP_BYTES: u32 = 256 << 10;
+/// A control batch holds one small record.
+const CONTROL_BATCH_BYTES_MAX: u32 = 4096;
+
+pub(crate) struct Rebuilt {
+    pub state: ProducerState,
+    pub last_snapshot: Offset,
+}
+
+/// The producer state at the view's end.
+pub(crate) fn rebuild(
+    open: &OpenLog,
+    view: &PartitionView,
+    report: &mut RecoveryReport,
+) -> Result<Rebuilt, LogError> {
+    let (limits, segments) = view.load();
+    let mut state = ProducerState::default();
+    let found = newest_snapshot(open, limits.end.offset, report)?;
+    let mut from = limits.log_start;
+    let mut last_snapshot = Offset(-1);
+    if let Some((offset, entries)) = found {
+        last_snapshot = offset;
+        from = offset.max(limits.log_start);
+        for (id, mut entry) in entries {
+            if is_expired(&entry, open.now.0, open.config.producer_id_expiration_ms) {
+                continue;
+            }
+            // What lies below the start cannot be read, and holds nobody back.
+            entry.current_txn_first_offset =
+                entry.current_txn_first_offset.filter(|first| *first >= limits.log_start);
+            let first = match entry.current_txn_first_offset {
+                Some(first) => Some(view.position_of(first).map_err(|e| read_failed(e, &open.dir))?),
+                None => None,
+            };
+            state.restore(id, entry, first);
+        }
+        if !state.is_empty() {
+            recall(&mut state, &segments, from, limits.log_start)?;
+        }
+    }
+    replay(&mut state, &segments, from, limits.end)?;
+    state.expire(open.now.0, open.config.producer_id_expiration_ms);
+    Ok(Rebuilt { state, last_snapshot })
+}
+
+type Entries = Vec<(ProducerId, crate::producer::ProducerEntry)>;
+
+fn newest_snapshot(
+    open: &OpenLog,
+    end: Offset,
+    report: &mut RecoveryReport,
+) -> Result<Option<(Offset, Entries)>, LogError> {
+    let offsets = list_snapshots(&*open.disk, &open.dir).map_err(LogError::io("list", &open.dir))?;
+    for offset in offsets.into_iter().rev().filter(|offset| *offset <= end) {
+        let path = snapshot_path(&open.dir, offset);
+        match read_snapshot(&*open.disk, &path).map_err(LogError::io("read", &path))? {
+            Some(entries) => return Ok(Some((offset, entries))),
+            None => {
+                remove_if_there(&*open.disk, &path)?;
+                report.bad_snapshots.push(path);
+            }
+        }
+    }
+    Ok(None)
+}
+
+/// Applies every batch from `from` to the end.
+fn replay(
+    state: &mut ProducerState,
+    segments: &Segments,
+    from: Offset,
+    end: LogPosition,
+) -> Result<(), LogError> {
+    if from >= end.offset {
+        return Ok(());
+    }
+    for segment in &segments[segments.floor(from)..] {
+        let path = segment.file().path();
+        let failed = |error: WalkError| error.into_log_error(path);
+        let Some(first) = segment.locate(from, segment.size_bytes()).map_err(failed)? else { continue };
+        let mut aborted = Vec::new();
+        walk_headers(segment, first.position, segment.size_bytes(), |walk, entry, header| {
+            let marker = read_marker(walk, entry, header)?;
+            let first = LogPosition {
+                offset: entry.base_offset,
+                segment_base: segment.base_offset(),
+                position: entry.position,
+            };
+            if let Some(done) = state.apply(header, first, marker.as_ref()).filter(|done| done.is_aborted) {
+                aborted.push(AbortedTransaction {
+                    producer_id: done.producer_id,
+                    first_offset: done.first_offset,
+                    last_offset: done.last_offset,
+                    last_stable_offset: done.last_stable_offset,
+                });
+            }
+            Ok(())
+        })
+        .map_err(failed)?;
+        let io = |source| LogError::Io { action: "rebuild the .txnindex of", path: path.to_owned(), source };
+        let known = segment.transactions.entries().map_err(io)?;
+        let mut listed: Vec<AbortedTransaction> =
+            known.iter().filter(|entry| entry.last_offset < first.base_offset).copied().collect();
+        listed.extend(aborted);
+        if listed != **known {
+            segment.transactions.replace(listed).map_err(io)?;
+        }
+    }
+    Ok(())
+}
+
+/// Reads headers backwards from `from` until every producer's batches are known.
+fn recall(
+    state: &mut ProducerState,
+    segments: &Segments,
+    from: Offset,
+    log_start: Offset,
+) -> Result<(), LogError> {
+    let mut wanted: Vec<ProducerId> = state.iter().map(|(id, _)| id).collect();
+    let mut left_bytes = RECALL_BYTES_MAX;
+    for segment in segments[..=segments.floor(from)].iter().rev() {
+        let failed = |error: WalkError| error.into_log_error(segment.file().path());
+        let size = segment.size_bytes();
+        let mut end = segment.locate(from, size).map_err(failed)?.map_or(size, |entry| entry.position);
+        while end > 0 {
+            let io = |source| failed(WalkError::Io { position: u64::from(end), source });
+            let target = end.saturating_sub(RECALL_STEP_BYTES);
+            let floor = segment.offset_index.floor_by_position(target).map_err(io)?;
+            let start = floor.map_or(0, |entry| entry.position).min(target);
+            let mut headers: Vec<BatchHeader> = Vec::new();
+            walk_headers(segment, start, end, |_, _, header| {
+                if !header.attributes.is_control() && header.base_offset >= log_start {
+                    headers.push(*header);
+                }
+                Ok(())
+            })
+            .map_err(failed)?;
+            for header in headers.iter().rev() {
+                if let Some(entry) = state.get_mut(header.producer_id) {
+                    entry.recall_batch(header);
+                }
+            }
+            wanted.retain(|id| state.get(*id).is_some_and(|entry| !entry.is_complete()));
+            left_bytes = left_bytes.saturating_sub(u64::from(end - start));
+            if wanted.is_empty() || left_bytes == 0 {
+                return Ok(());
+            }
+            end = start;
+        }
+        if segment.base_offset() <= log_start {
+            break;
+        }
+    }
+    Ok(())
+}
+
+/// Calls `each` for every batch with a producer id between two positions.
+fn walk_headers(
+    segment: &Arc<Segment>,
+    start: u32,
+    limit: u32,
+    mut each: impl FnMut(&Walk<'_>, &Entry, &BatchHeader) -> Result<(), WalkError>,
+) -> Result<(), WalkError> {
+    let file = segment.file().get().map_err(|source| WalkError::Io { position: u64::from(start), source })?;
+    let mut buffer = vec![0; SCAN_BUFFER_BYTES];
+    let mut walk = Walk::new(&**file, u64::from(start), u64::from(limit), &mut buffer);
+    while let Some(entry) = walk.next()? {
+        if let Some(header) = entry.header.filter(BatchHeader::has_producer_id) {
+            each(&walk, &entry, &header)?;
+        }
+    }
+    Ok(())
+}
+
+fn read_marker(walk: &Walk<'_>, entry: &Entry, header: &BatchHeader) -> Result<Option<EndMarker>, WalkError> {
+    if !header.attributes.is_control() || entry.size_bytes > CONTROL_BATCH_BYTES_MAX {
+        return Ok(None);
+    }
+    let mut bytes = vec![0; entry.size_bytes as usize];
+    let position = u64::from(entry.position);
+    read_full_at(walk.file(), &mut bytes, position).map_err(|source| WalkError::Io { position, source })?;
+    Ok(end_marker(header, &Bytes::from(bytes)))
+}

@@ -1,0 +1,275 @@
+//! One segment: a file of batches and its indexes, as readers see it.
+//!
+//! Immutable but for growth: the active segment's size, indexes and largest timestamp rise
+//! while readers use them. Whatever takes something away (roll, truncation, swap) publishes
+//! another [`Segment`]; two of them are the same only by pointer.
+//!
+//! Files of closed segments are opened when first read. Invariant: bytes below the size
+//! are whole batches and never change.
+
+use std::io;
+use std::os::fd::BorrowedFd;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicI64, AtomicU32, Ordering};
+use std::sync::{Arc, OnceLock};
+
+use klamm_protocol::ids::Offset;
+
+use crate::disk::{Disk, DiskFile, OpenMode, Residency};
+use crate::entry::{Entry, LOOKUP_BUFFER_BYTES, SCAN_BUFFER_BYTES, Walk, WalkError};
+use crate::files;
+use crate::index::{IndexFile, OffsetIndex, TimeIndex};
+use crate::transaction_index::TransactionIndex;
+
+/// The largest timestamp of a closed segment that nobody has looked up yet.
+const TIMESTAMP_UNKNOWN: i64 = i64::MIN;
+
+/// A segment's file of batches; opened when first needed, closed when the last user lets go.
+pub struct SegmentFile {
+    disk: Arc<dyn Disk>,
+    path: PathBuf,
+    opened: OnceLock<Arc<dyn DiskFile>>,
+}
+
+/// A range of one segment's file: whole batches from its start; the last may be cut.
+#[derive(Clone)]
+pub struct FileRegion {
+    /// The file, open.
+    pub file: Arc<SegmentFile>,
+    /// Where the first batch begins.
+    pub position: u64,
+    /// How many bytes; 0 if the first batch does not fit what the reader allowed.
+    pub len_bytes: u32,
+    /// Base offset of the segment.
+    pub segment_base: Offset,
+    /// Base offset of the first batch, at or below the offset asked for.
+    pub base_offset: Offset,
+}
+
+/// A segment as readers see it.
+pub struct Segment {
+    base_offset: Offset,
+    file: Arc<SegmentFile>,
+    size_bytes: AtomicU32,
+    max_timestamp: AtomicI64,
+    pub(crate) offset_index: OffsetIndex,
+    pub(crate) time_index: TimeIndex,
+    pub(crate) transactions: Arc<TransactionIndex>,
+}
+
+impl SegmentFile {
+    pub(crate) fn new(disk: Arc<dyn Disk>, path: PathBuf) -> Self {
+        Self { disk, path, opened: OnceLock::new() }
+    }
+
+    pub(crate) fn opened(disk: Arc<dyn Disk>, path: PathBuf, file: Arc<dyn DiskFile>) -> Self {
+        Self { disk, path, opened: OnceLock::from(file) }
+    }
+
+    /// Its name when it was published; it may have another since.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// The open file.
+    pub fn get(&self) -> io::Result<&Arc<dyn DiskFile>> {
+        if let Some(file) = self.opened.get() {
+            return Ok(file);
+        }
+        // Written too: a recovered segment may become the active one.
+        let file = self.disk.open(&self.path, OpenMode::Write)?;
+        Ok(self.opened.get_or_init(|| file))
+    }
+
+    /// Reads at most `buf.len()` bytes; 0 at the end of the file.
+    pub fn read_at(&self, buf: &mut [u8], position: u64) -> io::Result<usize> {
+        self.get()?.read_at(buf, position)
+    }
+
+    /// The descriptor for sendfile; `None` where there is no real file, or it is not open yet.
+    #[must_use]
+    pub fn fd(&self) -> Option<BorrowedFd<'_>> {
+        self.opened.get()?.fd()
+    }
+
+    /// Whether reading the range would go to the device.
+    #[must_use]
+    pub fn residency(&self, position: u64, len_bytes: u64) -> Residency {
+        self.opened.get().map_or(Residency::Unknown, |file| file.residency(position, len_bytes))
+    }
+}
+
+impl std::fmt::Debug for FileRegion {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}[{}; {}]", self.file.path.display(), self.position, self.len_bytes)
+    }
+}
+
+impl FileRegion {
+    /// Reads the whole region: for readers that cannot send the file itself.
+    pub fn read(&self) -> io::Result<Vec<u8>> {
+        let mut bytes = vec![0; self.len_bytes as usize];
+        crate::disk::read_full_at(&**self.file.get()?, &mut bytes, self.position)?;
+        Ok(bytes)
+    }
+}
+
+impl Segment {
+    /// A segment that nothing is appended to: its indexes are searched in their files.
+    pub(crate) fn closed(
+        disk: &Arc<dyn Disk>,
+        dir: &Path,
+        file: Arc<SegmentFile>,
+        base: Offset,
+        size: u32,
+    ) -> Self {
+        let index = |suffix| IndexFile::new(Arc::clone(disk), files::segment_file(dir, base, suffix));
+        Self {
+            base_offset: base,
+            file,
+            size_bytes: AtomicU32::new(size),
+            max_timestamp: AtomicI64::new(TIMESTAMP_UNKNOWN),
+            offset_index: OffsetIndex::File(index(files::INDEX)),
+            time_index: TimeIndex::File(index(files::TIME_INDEX)),
+            transactions: Self::transaction_index(disk, dir, base),
+        }
+    }
+
+    /// A segment that grows: its indexes are in memory.
+    pub(crate) fn active(
+        disk: &Arc<dyn Disk>,
+        dir: &Path,
+        file: Arc<SegmentFile>,
+        base: Offset,
+        size: u32,
+        indexes: (OffsetIndex, TimeIndex),
+        max_timestamp: i64,
+    ) -> Self {
+        Self {
+            base_offset: base,
+            file,
+            size_bytes: AtomicU32::new(size),
+            max_timestamp: AtomicI64::new(max_timestamp),
+            offset_index: indexes.0,
+            time_index: indexes.1,
+            transactions: Self::transaction_index(disk, dir, base),
+        }
+    }
+
+    /// This segment once it has stopped growing; it keeps the open file.
+    pub(crate) fn to_closed(&self, disk: &Arc<dyn Disk>, dir: &Path) -> Self {
+        let file = Arc::clone(&self.file);
+        let closed = Self::closed(disk, dir, file, self.base_offset, self.size_bytes());
+        closed.max_timestamp.store(self.max_timestamp.load(Ordering::Acquire), Ordering::Release);
+        Self { transactions: Arc::clone(&self.transactions), ..closed }
+    }
+
+    fn transaction_index(disk: &Arc<dyn Disk>, dir: &Path, base: Offset) -> Arc<TransactionIndex> {
+        let path = files::segment_file(dir, base, files::TXN_INDEX);
+        Arc::new(TransactionIndex::new(Arc::clone(disk), path))
+    }
+
+    /// The offset its name gives, at or below its first record's.
+    #[must_use]
+    pub fn base_offset(&self) -> Offset {
+        self.base_offset
+    }
+
+    /// The file of batches.
+    #[must_use]
+    pub fn file(&self) -> &Arc<SegmentFile> {
+        &self.file
+    }
+
+    /// Bytes of whole batches in the file.
+    #[must_use]
+    pub fn size_bytes(&self) -> u32 {
+        self.size_bytes.load(Ordering::Acquire)
+    }
+
+    /// The largest timestamp in the segment; -1 if no record has one.
+    pub fn max_timestamp(&self) -> io::Result<i64> {
+        let known = self.max_timestamp.load(Ordering::Acquire);
+        if known != TIMESTAMP_UNKNOWN {
+            return Ok(known);
+        }
+        let found = match self.time_index.last()? {
+            Some(entry) => entry.timestamp,
+            None => self.walked_max_timestamp()?,
+        };
+        self.max_timestamp.store(found, Ordering::Release);
+        Ok(found)
+    }
+
+    pub(crate) fn grow_to(&self, size: u32, max_timestamp: i64) {
+        self.max_timestamp.store(max_timestamp, Ordering::Release);
+        self.size_bytes.store(size, Ordering::Release);
+    }
+
+    /// The first entry below `limit` whose last offset is at or above `from`.
+    pub(crate) fn locate(&self, from: Offset, limit: u32) -> Result<Option<Entry>, WalkError> {
+        let relative = u32::try_from((from.0 - self.base_offset.0).max(0)).unwrap_or(u32::MAX);
+        let io = |source| WalkError::Io { position: 0, source };
+        let proposed = self.offset_index.floor(relative).map_err(io)?.map_or(0, |entry| entry.position);
+        if proposed > 0 && proposed < limit {
+            match self.first_reaching(from, proposed, limit) {
+                // The index led past the place: it is wrong, and only a proposal.
+                Ok(Some((entry, true))) if entry.base_offset > from => {}
+                Ok(found) => return Ok(found.map(|(entry, _)| entry)),
+                Err(error @ WalkError::Io { .. }) => return Err(error),
+                Err(_) => {}
+            }
+        }
+        Ok(self.first_reaching(from, 0, limit)?.map(|(entry, _)| entry))
+    }
+
+    /// The entry that begins at `position` or is the first behind it, below `limit`.
+    pub(crate) fn first_at_or_behind(&self, position: u32, limit: u32) -> Result<Option<Entry>, WalkError> {
+        let io = |source| WalkError::Io { position: 0, source };
+        let start =
+            self.offset_index.floor_by_position(position).map_err(io)?.map_or(0, |entry| entry.position);
+        let file = self.file.get().map_err(io)?;
+        let mut buffer = [0; LOOKUP_BUFFER_BYTES];
+        let mut walk = Walk::new(&**file, u64::from(start), u64::from(limit), &mut buffer);
+        while let Some(entry) = walk.next()? {
+            if entry.position >= position {
+                return Ok(Some(entry));
+            }
+        }
+        Ok(None)
+    }
+
+    /// The entry found, and whether it is the very one at `start`.
+    fn first_reaching(
+        &self,
+        from: Offset,
+        start: u32,
+        limit: u32,
+    ) -> Result<Option<(Entry, bool)>, WalkError> {
+        let file = self.file.get().map_err(|source| WalkError::Io { position: 0, source })?;
+        let mut buffer = [0; LOOKUP_BUFFER_BYTES];
+        let mut walk = Walk::new(&**file, u64::from(start), u64::from(limit), &mut buffer);
+        while let Some(entry) = walk.next()? {
+            if entry.last_offset >= from {
+                return Ok(Some((entry, entry.position == start)));
+            }
+        }
+        Ok(None)
+    }
+
+    fn walked_max_timestamp(&self) -> io::Result<i64> {
+        let mut buffer = vec![0; SCAN_BUFFER_BYTES];
+        let file = self.file.get()?;
+        let mut walk = Walk::new(&**file, 0, u64::from(self.size_bytes()), &mut buffer);
+        let mut found = -1;
+        loop {
+            match walk.next() {
+                Ok(Some(entry)) => found = entry.max_timestamp.max(found),
+                Ok(None) => return Ok(found),
+                Err(WalkError::Io { source, .. }) => return Err(source),
+                Err(_) => return Err(io::ErrorKind::InvalidData.into()),
+            }
+        }
+    }
+}

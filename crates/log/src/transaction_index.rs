@@ -1,0 +1,132 @@
+//! The aborted transactions of one segment: Kafka's `.txnindex`, 34 bytes an entry.
+//!
+//! Entries are few; they are read whole when first asked for and kept. An aborted
+//! transaction is listed in the segment where its marker lies. What is unreadable in the
+//! file ends the list.
+
+use std::io;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex};
+
+use klamm_protocol::ids::{Offset, ProducerId};
+
+use crate::disk::{Disk, OpenMode, write_all_at};
+
+const ENTRY_BYTES: usize = 34;
+/// More aborted transactions than a 2 GiB segment has room for markers.
+const FILE_BYTES_MAX: u64 = 1 << 30;
+
+/// A transaction that ended in an abort marker.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct AbortedTransaction {
+    /// Who wrote it.
+    pub producer_id: ProducerId,
+    /// Its first record.
+    pub first_offset: Offset,
+    /// Its marker.
+    pub last_offset: Offset,
+    /// The last stable offset when the marker was written.
+    pub last_stable_offset: Offset,
+}
+
+pub(crate) struct TransactionIndex {
+    disk: Arc<dyn Disk>,
+    path: PathBuf,
+    /// `None` until the file was read.
+    entries: Mutex<Option<Arc<Vec<AbortedTransaction>>>>,
+}
+
+impl TransactionIndex {
+    pub(crate) fn new(disk: Arc<dyn Disk>, path: PathBuf) -> Self {
+        Self { disk, path, entries: Mutex::new(None) }
+    }
+
+    pub(crate) fn entries(&self) -> io::Result<Arc<Vec<AbortedTransaction>>> {
+        let mut slot = self.entries.lock().expect("no holder panics");
+        if let Some(entries) = &*slot {
+            return Ok(Arc::clone(entries));
+        }
+        let bytes = match self.disk.read_file(&self.path, FILE_BYTES_MAX) {
+            Ok(bytes) => bytes,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Vec::new(),
+            Err(error) => return Err(error),
+        };
+        let entries = Arc::new(bytes.chunks_exact(ENTRY_BYTES).map_while(decode).collect::<Vec<_>>());
+        *slot = Some(Arc::clone(&entries));
+        Ok(entries)
+    }
+
+    /// Adds one behind the others, in memory and in the file.
+    pub(crate) fn append(&self, entry: AbortedTransaction) -> io::Result<()> {
+        let mut entries = (*self.entries()?).clone();
+        let file = self.disk.open(&self.path, OpenMode::Create)?;
+        write_all_at(&*file, &encode(&entry), (entries.len() * ENTRY_BYTES) as u64)?;
+        entries.push(entry);
+        *self.entries.lock().expect("no holder panics") = Some(Arc::new(entries));
+        Ok(())
+    }
+
+    /// Replaces everything: recovery rebuilds the index from the markers.
+    pub(crate) fn replace(&self, entries: Vec<AbortedTransaction>) -> io::Result<()> {
+        if *self.entries()? != entries || entries.is_empty() {
+            if entries.is_empty() && !self.disk.exists(&self.path)? {
+                return Ok(());
+            }
+            let file = self.disk.open(&self.path, OpenMode::Create)?;
+            file.set_len(0)?;
+            write_all_at(&*file, &entries.iter().flat_map(encode).collect::<Vec<u8>>(), 0)?;
+        }
+        *self.entries.lock().expect("no holder panics") = Some(Arc::new(entries));
+        Ok(())
+    }
+}
+
+fn encode(entry: &AbortedTransaction) -> [u8; ENTRY_BYTES] {
+    let mut bytes = [0; ENTRY_BYTES];
+    // The first two bytes are the version, 0.
+    let fields = [entry.producer_id.0, entry.first_offset.0, entry.last_offset.0, entry.last_stable_offset.0];
+    for (out, field) in bytes[2..].chunks_exact_mut(8).zip(fields) {
+        out.copy_from_slice(&field.to_be_bytes());
+    }
+    bytes
+}
+
+fn decode(bytes: &[u8]) -> Option<AbortedTransaction> {
+    let field = |at: usize| i64::from_be_bytes(bytes[at..at + 8].try_into().expect("eight bytes"));
+    let entry = AbortedTransaction {
+        producer_id: ProducerId(field(2)),
+        first_offset: Offset(field(10)),
+        last_offset: Offset(field(18)),
+        last_stable_offset: Offset(field(26)),
+    };
+    (bytes[..2] == [0, 0] && entry.first_offset <= entry.last_offset).then_some(entry)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::disk::MemoryDisk;
+    use std::path::Path;
+
+    #[test]
+    fn entries_survive_and_a_torn_one_is_dropped() {
+        let disk = MemoryDisk::new();
+        let path = Path::new("/0.txnindex");
+        let open = || TransactionIndex::new(Arc::new(disk.clone()), path.to_owned());
+        let entry = |n| AbortedTransaction {
+            producer_id: ProducerId(n),
+            first_offset: Offset(n),
+            last_offset: Offset(n + 1),
+            last_stable_offset: Offset(n + 2),
+        };
+        let index = open();
+        assert!(index.entries().unwrap().is_empty());
+        index.append(entry(1)).unwrap();
+        index.append(entry(2)).unwrap();
+        disk.tamper(path, |bytes| bytes.extend([0; 20])).unwrap();
+        assert_eq!(*open().entries().unwrap(), [entry(1), entry(2)]);
+        open().replace(vec![entry(2)]).unwrap();
+        assert_eq!(*open().entries().unwrap(), [entry(2)]);
+        assert_eq!(disk.metadata(path).unwrap().len_bytes, 34);
+    }
+}

@@ -1,0 +1,374 @@
+//! What everyone but the appender sees of a log: limits, segments, epochs.
+//!
+//! Reading takes no lock that the appender holds. Invariants: new segments are published
+//! before limits that lie in them, lower limits before segments go; a reader therefore
+//! loads limits before segments, and looks again when the two do not fit. `last_stable` is
+//! never set from outside: [`PartitionView::advance`] derives it from the watermark and the
+//! open transactions. A truncation raises the generation.
+
+use std::ops::Deref;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use arc_swap::{ArcSwap, Guard};
+use klamm_protocol::ids::{LeaderEpoch, Offset};
+
+use crate::entry::{Entry, WalkError};
+use crate::error::{EpochEnd, ReadError};
+use crate::leader_epochs::LeaderEpochs;
+use crate::limits::{Limits, LimitsCell, LogPosition};
+use crate::producer::UnstableTransaction;
+use crate::segment::{FileRegion, Segment};
+use crate::transaction_index::AbortedTransaction;
+
+/// How often a reader looks again when limits and segments do not fit; each time
+/// something was published in between.
+const LOOKS_MAX: usize = 16;
+
+/// A log's segments, oldest first; never empty, the last one is active.
+pub struct Segments(Vec<Arc<Segment>>);
+
+/// The published state of one partition's log.
+pub struct PartitionView {
+    limits: LimitsCell,
+    segments: ArcSwap<Segments>,
+    leader_epochs: ArcSwap<LeaderEpochs>,
+    unstable: ArcSwap<Vec<UnstableTransaction>>,
+    generation: AtomicU64,
+}
+
+impl Segments {
+    pub(crate) fn new(segments: Vec<Arc<Segment>>) -> Self {
+        assert!(!segments.is_empty(), "a log has an active segment");
+        assert!(segments.is_sorted_by(|a, b| a.base_offset() < b.base_offset()));
+        Self(segments)
+    }
+
+    /// Where the segment with `offset` stands; the first one for offsets below all.
+    #[must_use]
+    pub fn floor(&self, offset: Offset) -> usize {
+        self.0.partition_point(|segment| segment.base_offset() <= offset).saturating_sub(1)
+    }
+
+    /// The segment that grows.
+    #[must_use]
+    pub fn active(&self) -> &Arc<Segment> {
+        self.0.last().expect("a log has an active segment")
+    }
+}
+
+impl Deref for Segments {
+    type Target = [Arc<Segment>];
+
+    fn deref(&self) -> &Self::Target {
+        &self.0
+    }
+}
+
+impl PartitionView {
+    pub(crate) fn new(limits: Limits, segments: Segments, epochs: LeaderEpochs) -> Self {
+        Self {
+            limits: LimitsCell::new(limits),
+            segments: ArcSwap::from_pointee(segments),
+            leader_epochs: ArcSwap::from_pointee(epochs),
+            unstable: ArcSwap::from_pointee(Vec::new()),
+            generation: AtomicU64::new(0),
+        }
+    }
+
+    /// The limits now.
+    #[must_use]
+    pub fn limits(&self) -> Limits {
+        self.limits.load()
+    }
+
+    /// Limits and segments that fit each other.
+    #[must_use]
+    pub fn load(&self) -> (Limits, Arc<Segments>) {
+        let (limits, segments) = self.consistent();
+        (limits, Guard::into_inner(segments))
+    }
+
+    /// The only way to move a limit. `by` sees the limits and gives new ones, or `None` to
+    /// leave them; what it says of `last_stable` is replaced. Returns what was published.
+    pub fn advance(&self, by: impl FnOnce(&Limits) -> Option<Limits>) -> Option<Limits> {
+        self.limits.update(|current| {
+            let mut next = by(current)?;
+            next.last_stable = self.last_stable(&next);
+            assert!(next.log_start <= next.high_watermark.offset, "{next:?}");
+            assert!(next.high_watermark.offset <= next.end.offset, "{next:?}");
+            assert!(next.flushed.offset <= next.end.offset, "{next:?}");
+            (next != *current).then_some(next)
+        })
+    }
+
+    /// Raises the watermark to `to`, at most to the end. Never lowers it.
+    pub fn raise_high_watermark(&self, to: LogPosition) -> Option<Limits> {
+        self.advance(|now| {
+            let to = if to.offset > now.end.offset { now.end } else { to };
+            (to.offset > now.high_watermark.offset).then_some(Limits { high_watermark: to, ..*now })
+        })
+    }
+
+    /// The watermark of a single replica that counts what is in the page cache: the end.
+    pub fn raise_high_watermark_to_end(&self) -> Option<Limits> {
+        self.advance(|now| Some(Limits { high_watermark: now.end, ..*now }))
+    }
+
+    /// The watermark of a single replica that counts what is durable: the flushed end.
+    pub fn raise_high_watermark_to_flushed(&self) -> Option<Limits> {
+        self.advance(|now| {
+            (now.flushed.offset > now.high_watermark.offset)
+                .then_some(Limits { high_watermark: now.flushed, ..*now })
+        })
+    }
+
+    /// Rises with every truncation: a deferred job that carries an older one is void.
+    #[must_use]
+    pub fn generation(&self) -> u64 {
+        self.generation.load(Ordering::Acquire)
+    }
+
+    /// The bytes from the batch that contains `from` on, within one segment and below
+    /// `up_to`: at most `max_bytes`, but the first batch whole if `at_least_one`.
+    /// `None` if there is nothing between `from` and `up_to`. A region of 0 bytes says that
+    /// the first batch exceeds `max_bytes`. The last batch of a region may be cut.
+    pub fn read(
+        &self,
+        from: Offset,
+        up_to: LogPosition,
+        max_bytes: u32,
+        at_least_one: bool,
+    ) -> Result<Option<FileRegion>, ReadError> {
+        let found = self.find(from, up_to)?;
+        Ok(found.map(|(segment, entry, limit)| {
+            let len = (limit - entry.position).min(max_bytes);
+            let len_bytes = match entry.size_bytes {
+                size if size <= len => len,
+                size if at_least_one => size,
+                _ => 0,
+            };
+            FileRegion {
+                file: Arc::clone(segment.file()),
+                position: u64::from(entry.position),
+                len_bytes,
+                segment_base: segment.base_offset(),
+                base_offset: entry.base_offset,
+            }
+        }))
+    }
+
+    /// Where the batch that contains `offset` begins; the end for the end offset.
+    pub fn position_of(&self, offset: Offset) -> Result<LogPosition, ReadError> {
+        let end = self.limits().end;
+        Ok(match self.find(offset, end)? {
+            Some((segment, entry, _)) => LogPosition {
+                offset: entry.base_offset,
+                segment_base: segment.base_offset(),
+                position: entry.position,
+            },
+            None => end,
+        })
+    }
+
+    /// The epochs of this log.
+    #[must_use]
+    pub fn leader_epochs(&self) -> Arc<LeaderEpochs> {
+        self.leader_epochs.load_full()
+    }
+
+    /// The epoch in which `offset` was written.
+    #[must_use]
+    pub fn epoch_for_offset(&self, offset: Offset) -> Option<LeaderEpoch> {
+        self.leader_epochs.load().epoch_for_offset(offset)
+    }
+
+    /// The newest epoch that wrote to this log.
+    #[must_use]
+    pub fn latest_epoch(&self) -> Option<LeaderEpoch> {
+        self.leader_epochs.load().latest().map(|entry| entry.leader_epoch)
+    }
+
+    /// Where the largest epoch not above `requested` ends (KIP-320).
+    #[must_use]
+    pub fn end_offset_for_epoch(&self, requested: LeaderEpoch) -> EpochEnd {
+        let end = self.limits().end.offset;
+        self.leader_epochs.load().end_offset_for(requested, end)
+    }
+
+    /// The aborted transactions that a reader of `region`, who asked for `from` and may read
+    /// below `up_to`, must leave out.
+    pub fn aborted_transactions(
+        &self,
+        from: Offset,
+        region: &FileRegion,
+        up_to: LogPosition,
+    ) -> Result<Vec<AbortedTransaction>, ReadError> {
+        let segments = self.segments.load();
+        let first = segments.floor(from);
+        let mut listed = Vec::new();
+        for segment in &segments[first..] {
+            let entries = segment.transactions.entries().map_err(|e| io_error(segment, e))?;
+            listed.extend(entries.iter().filter(|entry| entry.last_offset >= from).copied());
+        }
+        if listed.is_empty() {
+            return Ok(listed);
+        }
+        let behind = self.offset_behind(&segments, region, up_to)?;
+        listed.retain(|entry| entry.first_offset < behind);
+        Ok(listed)
+    }
+
+    /// Transactions without a marker below the watermark, by their first offset.
+    #[must_use]
+    pub fn unstable_transactions(&self) -> Arc<Vec<UnstableTransaction>> {
+        self.unstable.load_full()
+    }
+
+    pub(crate) fn publish_segments(&self, segments: Segments) {
+        self.segments.store(Arc::new(segments));
+    }
+
+    pub(crate) fn publish_epochs(&self, epochs: LeaderEpochs) {
+        self.leader_epochs.store(Arc::new(epochs));
+    }
+
+    /// Takes effect with the next [`PartitionView::advance`].
+    pub(crate) fn publish_unstable(&self, transactions: Vec<UnstableTransaction>) {
+        self.unstable.store(Arc::new(transactions));
+    }
+
+    pub(crate) fn segments(&self) -> Arc<Segments> {
+        self.segments.load_full()
+    }
+
+    pub(crate) fn raise_generation(&self) {
+        self.generation.fetch_add(1, Ordering::AcqRel);
+    }
+
+    pub(crate) fn consistent(&self) -> (Limits, Guard<Arc<Segments>>) {
+        let mut looks = 0;
+        loop {
+            let limits = self.limits.load();
+            let segments = self.segments.load();
+            let base = limits.end.segment_base;
+            looks += 1;
+            if segments[segments.floor(base)].base_offset() == base || looks == LOOKS_MAX {
+                return (limits, segments);
+            }
+        }
+    }
+
+    fn last_stable(&self, limits: &Limits) -> LogPosition {
+        let watermark = limits.high_watermark;
+        // Ordered by first offset: the first one that is open or whose marker is not yet
+        // below the watermark holds the last stable offset back.
+        let unstable = self.unstable.load();
+        let holding = unstable
+            .iter()
+            .find(|transaction| transaction.last_offset.is_none_or(|marker| marker >= watermark.offset));
+        match holding {
+            Some(transaction) if transaction.first.offset < watermark.offset => {
+                // Deleted records hold nobody back.
+                LogPosition { offset: transaction.first.offset.max(limits.log_start), ..transaction.first }
+            }
+            _ => watermark,
+        }
+    }
+
+    fn find(
+        &self,
+        from: Offset,
+        up_to: LogPosition,
+    ) -> Result<Option<(Arc<Segment>, Entry, u32)>, ReadError> {
+        let mut looks = 0;
+        loop {
+            let generation = self.generation();
+            let (limits, segments) = self.consistent();
+            if from < limits.log_start || from > limits.end.offset {
+                return Err(ReadError::OffsetOutOfRange {
+                    offset: from,
+                    log_start: limits.log_start,
+                    end: limits.end.offset,
+                });
+            }
+            // A limit from before a truncation may lie behind what is left.
+            let up_to = if up_to.offset > limits.end.offset { limits.end } else { up_to };
+            if from >= up_to.offset {
+                return Ok(None);
+            }
+            match find_in(&segments, from, up_to) {
+                Ok(found) => return Ok(found),
+                Err((segment, error)) => {
+                    looks += 1;
+                    let now = self.segments.load();
+                    let is_current = now.iter().any(|other| Arc::ptr_eq(other, &segment));
+                    if is_current && generation == self.generation() {
+                        return Err(error.into_read_error(segment.file().path()));
+                    }
+                    if looks == LOOKS_MAX {
+                        return Err(ReadError::Truncated { offset: from });
+                    }
+                }
+            }
+        }
+    }
+
+    /// The offset of the first batch behind a region.
+    fn offset_behind(
+        &self,
+        segments: &Segments,
+        region: &FileRegion,
+        up_to: LogPosition,
+    ) -> Result<Offset, ReadError> {
+        let index = segments.floor(region.segment_base);
+        let segment = &segments[index];
+        if segment.base_offset() != region.segment_base {
+            return Ok(up_to.offset);
+        }
+        let end = u32::try_from(region.position + u64::from(region.len_bytes)).unwrap_or(u32::MAX);
+        let found = segment
+            .first_at_or_behind(end, limit_in(segment, up_to))
+            .map_err(|error| error.into_read_error(segment.file().path()))?;
+        Ok(match (found, segments.get(index + 1)) {
+            (Some(entry), _) => entry.base_offset,
+            (None, Some(next)) => next.base_offset().min(up_to.offset),
+            (None, None) => up_to.offset,
+        })
+    }
+}
+
+/// How far a segment may be read for a reader that goes up to `up_to`.
+pub(crate) fn limit_in(segment: &Segment, up_to: LogPosition) -> u32 {
+    match segment.base_offset().cmp(&up_to.segment_base) {
+        std::cmp::Ordering::Less => segment.size_bytes(),
+        std::cmp::Ordering::Equal => up_to.position,
+        std::cmp::Ordering::Greater => 0,
+    }
+}
+
+type Found = Option<(Arc<Segment>, Entry, u32)>;
+
+fn find_in(
+    segments: &Segments,
+    from: Offset,
+    up_to: LogPosition,
+) -> Result<Found, (Arc<Segment>, WalkError)> {
+    // Compaction may have emptied the end of a segment: then the next one has the answer.
+    for segment in &segments[segments.floor(from)..] {
+        let limit = limit_in(segment, up_to);
+        if limit == 0 && segment.base_offset() >= up_to.segment_base {
+            break;
+        }
+        match segment.locate(from, limit) {
+            Ok(Some(entry)) => return Ok(Some((Arc::clone(segment), entry, limit))),
+            Ok(None) => {}
+            Err(error) => return Err((Arc::clone(segment), error)),
+        }
+    }
+    Ok(None)
+}
+
+pub(crate) fn io_error(segment: &Segment, source: std::io::Error) -> ReadError {
+    ReadError::Io { path: segment.file().path().to_owned(), position: 0, source }
+}
