@@ -5,7 +5,7 @@
 use bytes::Bytes;
 
 use crate::ids::Uuid;
-use crate::wire::{DecodeError, EncodeError, Sink, Source, Structure, WireStr, message};
+use crate::wire::{DecodeError, EncodeError, Sink, Source, Structure, Value, WireStr, message};
 
 /// `LegacyOffsetCommitKey`, versions 0, never flexible.
 #[derive(Clone, Debug, PartialEq, Default)]
@@ -621,7 +621,7 @@ impl Default for ConsumerGroupMemberMetadataValue {
             subscribed_topic_regex: Some(WireStr::default()),
             rebalance_timeout_ms: -1,
             server_assignor: Some(WireStr::default()),
-            classic_member_metadata: None,
+            classic_member_metadata: Some(ClassicMemberMetadata::default()),
         }
     }
 }
@@ -639,11 +639,11 @@ impl Structure for ConsumerGroupMemberMetadataValue {
             subscribed_topic_regex: d.nullable_string(true)?,
             rebalance_timeout_ms: d.i32()?,
             server_assignor: d.nullable_string(true)?,
-            classic_member_metadata: None,
+            classic_member_metadata: Some(ClassicMemberMetadata::default()),
         };
         d.tagged_fields(|d, tag| {
             match tag {
-                0 => this.classic_member_metadata = d.nullable_struct(version)?,
+                0 => this.classic_member_metadata = Value::get(d, true, version)?,
                 _ => return Ok(false),
             }
             Ok(true)
@@ -660,7 +660,7 @@ impl Structure for ConsumerGroupMemberMetadataValue {
         s.nullable_string(self.subscribed_topic_regex.as_ref(), true)?;
         s.i32(self.rebalance_timeout_ms);
         s.nullable_string(self.server_assignor.as_ref(), true)?;
-        let present = [self.classic_member_metadata.is_some()];
+        let present = [self.classic_member_metadata != Some(Default::default())];
         s.tag_count(present);
         if present[0] {
             s.tagged(0, &self.classic_member_metadata, version)?;
@@ -962,7 +962,7 @@ impl ConsumerGroupCurrentMemberAssignmentValue {
 }
 
 /// Part of [`ConsumerGroupCurrentMemberAssignmentValue`].
-#[derive(Clone, Debug, PartialEq, Default)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct TopicPartitions {
     /// Every version.
     pub topic_id: Uuid,
@@ -972,12 +972,21 @@ pub struct TopicPartitions {
     pub assignment_epochs: Option<Vec<i32>>,
 }
 
+impl Default for TopicPartitions {
+    fn default() -> Self {
+        Self { topic_id: Uuid::ZERO, partitions: Vec::new(), assignment_epochs: Some(Vec::new()) }
+    }
+}
+
 impl Structure for TopicPartitions {
     const SIZE_MIN: usize = 18;
 
     fn read<D: Source>(d: &mut D, version: i16) -> Result<Self, DecodeError> {
-        let mut this =
-            Self { topic_id: d.uuid()?, partitions: d.array(true, version)?, assignment_epochs: None };
+        let mut this = Self {
+            topic_id: d.uuid()?,
+            partitions: d.array(true, version)?,
+            assignment_epochs: Some(Vec::new()),
+        };
         d.tagged_fields(|d, tag| {
             match tag {
                 0 => this.assignment_epochs = d.nullable_array(true, version)?,
@@ -991,7 +1000,7 @@ impl Structure for TopicPartitions {
     fn write<S: Sink>(&self, s: &mut S, version: i16) -> Result<(), EncodeError> {
         s.uuid(self.topic_id);
         s.array(&self.partitions, true, version)?;
-        let present = [self.assignment_epochs.is_some()];
+        let present = [self.assignment_epochs.as_ref().is_none_or(|all| !all.is_empty())];
         s.tag_count(present);
         if present[0] {
             s.tagged(0, &self.assignment_epochs, version)?;

@@ -46,7 +46,12 @@ pub struct StreamsGroupMetadataValue {
 
 impl Default for StreamsGroupMetadataValue {
     fn default() -> Self {
-        Self { epoch: 0, metadata_hash: 0, validated_topology_epoch: -1, last_assignment_configs: None }
+        Self {
+            epoch: 0,
+            metadata_hash: 0,
+            validated_topology_epoch: -1,
+            last_assignment_configs: Some(Vec::new()),
+        }
     }
 }
 
@@ -58,7 +63,7 @@ impl Structure for StreamsGroupMetadataValue {
             epoch: d.i32()?,
             metadata_hash: d.i64()?,
             validated_topology_epoch: -1,
-            last_assignment_configs: None,
+            last_assignment_configs: Some(Vec::new()),
         };
         d.tagged_fields(|d, tag| {
             match tag {
@@ -74,7 +79,10 @@ impl Structure for StreamsGroupMetadataValue {
     fn write<S: Sink>(&self, s: &mut S, version: i16) -> Result<(), EncodeError> {
         s.i32(self.epoch);
         s.i64(self.metadata_hash);
-        let present = [self.validated_topology_epoch != -1, self.last_assignment_configs.is_some()];
+        let present = [
+            self.validated_topology_epoch != -1,
+            self.last_assignment_configs.as_ref().is_none_or(|all| !all.is_empty()),
+        ];
         s.tag_count(present);
         if present[0] {
             s.tagged(0, &self.validated_topology_epoch, version)?;
@@ -541,7 +549,7 @@ impl StreamsGroupCurrentMemberAssignmentValue {
 }
 
 /// Part of [`StreamsGroupCurrentMemberAssignmentValue`].
-#[derive(Clone, Debug, PartialEq, Default)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct StreamsGroupCurrentMemberAssignmentValueTaskIds {
     /// Every version.
     pub subtopology_id: WireStr,
@@ -551,6 +559,16 @@ pub struct StreamsGroupCurrentMemberAssignmentValueTaskIds {
     pub assignment_epochs: Option<Vec<i32>>,
 }
 
+impl Default for StreamsGroupCurrentMemberAssignmentValueTaskIds {
+    fn default() -> Self {
+        Self {
+            subtopology_id: WireStr::default(),
+            partitions: Vec::new(),
+            assignment_epochs: Some(Vec::new()),
+        }
+    }
+}
+
 impl Structure for StreamsGroupCurrentMemberAssignmentValueTaskIds {
     const SIZE_MIN: usize = 3;
 
@@ -558,7 +576,7 @@ impl Structure for StreamsGroupCurrentMemberAssignmentValueTaskIds {
         let mut this = Self {
             subtopology_id: d.string(true)?,
             partitions: d.array(true, version)?,
-            assignment_epochs: None,
+            assignment_epochs: Some(Vec::new()),
         };
         d.tagged_fields(|d, tag| {
             match tag {
@@ -573,7 +591,7 @@ impl Structure for StreamsGroupCurrentMemberAssignmentValueTaskIds {
     fn write<S: Sink>(&self, s: &mut S, version: i16) -> Result<(), EncodeError> {
         s.string(&self.subtopology_id, true)?;
         s.array(&self.partitions, true, version)?;
-        let present = [self.assignment_epochs.is_some()];
+        let present = [self.assignment_epochs.as_ref().is_none_or(|all| !all.is_empty())];
         s.tag_count(present);
         if present[0] {
             s.tagged(0, &self.assignment_epochs, version)?;

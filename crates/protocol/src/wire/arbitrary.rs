@@ -143,7 +143,7 @@ impl Source for Arbitrary {
         all
     }
 
-    fn presence(&mut self) -> Result<bool, DecodeError> {
+    fn presence(&mut self, _in_tag: bool) -> Result<bool, DecodeError> {
         Ok(!self.one_in(4))
     }
 

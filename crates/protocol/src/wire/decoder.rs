@@ -283,8 +283,8 @@ impl Source for Decoder {
     }
 
     #[inline]
-    fn presence(&mut self) -> Result<bool, DecodeError> {
-        Ok(self.i8()? >= 0)
+    fn presence(&mut self, in_tag: bool) -> Result<bool, DecodeError> {
+        if in_tag { Ok(self.uvarint()? > 0) } else { Ok(self.i8()? >= 0) }
     }
 
     #[inline]

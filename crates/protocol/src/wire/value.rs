@@ -130,8 +130,8 @@ pub trait Source: Sized {
         flexible: bool,
         version: i16,
     ) -> Result<Option<Vec<T>>, DecodeError>;
-    /// Whether a nullable structure is there.
-    fn presence(&mut self) -> Result<bool, DecodeError>;
+    /// Whether a nullable structure is there. Kafka says it in two ways.
+    fn presence(&mut self, in_tag: bool) -> Result<bool, DecodeError>;
     /// Calls `field` for every tag; it answers whether it knew the tag and read its value.
     fn tagged_fields(
         &mut self,
@@ -175,7 +175,7 @@ pub trait Source: Sized {
 
     #[inline]
     fn nullable_struct<T: Structure>(&mut self, version: i16) -> Result<Option<T>, DecodeError> {
-        if self.presence()? { T::read(self, version).map(Some) } else { Ok(None) }
+        if self.presence(false)? { T::read(self, version).map(Some) } else { Ok(None) }
     }
 }
 
@@ -457,5 +457,21 @@ long_value! {
     Option<Bytes>: |d, flexible, version| d.nullable_bytes(flexible), |x, s| s.nullable_bytes(x.as_ref(), flexible);
     Vec<T> where T: Value: |d, flexible, version| d.array(flexible, version), |x, s| s.array(x, flexible, version);
     Option<Vec<T>> where T: Value: |d, flexible, version| d.nullable_array(flexible, version), |x, s| s.nullable_array(x.as_ref(), flexible, version);
-    Option<T> where T: Structure: |d, flexible, version| d.nullable_struct(version), |x, s| s.nullable_struct(x.as_ref(), version);
+}
+
+/// As a tagged field only: there, presence is a varint, 0 or 1, and not the -1 or 1 of
+/// [`Sink::nullable_struct`].
+impl<T: Structure> Value for Option<T> {
+    const SIZE_MIN: usize = 1;
+
+    #[inline]
+    fn get<D: Source>(d: &mut D, _flexible: bool, version: i16) -> Result<Self, DecodeError> {
+        if d.presence(true)? { T::read(d, version).map(Some) } else { Ok(None) }
+    }
+
+    #[inline]
+    fn put<S: Sink>(&self, s: &mut S, _flexible: bool, version: i16) -> Result<(), EncodeError> {
+        s.uvarint(u32::from(self.is_some()));
+        self.as_ref().map_or(Ok(()), |value| value.write(s, version))
+    }
 }

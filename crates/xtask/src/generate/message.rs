@@ -100,7 +100,7 @@ fn imports(text: &mut String, body: &str, is_api: bool) -> Result<()> {
         text.push_str("use crate::ids::Uuid;\n");
     }
     let mut wire = vec!["DecodeError", "EncodeError", "Sink", "Source", "Structure", "message"];
-    for (name, uses) in [("Records", "<Records>"), ("WireStr", "WireStr")] {
+    for (name, uses) in [("Records", "<Records>"), ("Value", "Value::get"), ("WireStr", "WireStr")] {
         if body.contains(uses) {
             wire.push(name);
         }
@@ -268,7 +268,13 @@ impl Context<'_> {
                 let guard = condition(field.versions, part.versions.and(self.flexible_versions()));
                 let guard = guard.map(|text| format!(" if {text}")).unwrap_or_default();
                 let (tag, name) = (field.tag.context("tagged")?, names::field(&field.name));
-                writeln!(tags, "{tag}{guard} => this.{name} = {},", self.read_value(field, "true"))?;
+                let value = match field.base {
+                    Base::Struct(_) if is_option(field) && !field.is_array => {
+                        "Value::get(d, true, version)?".to_owned()
+                    }
+                    _ => self.read_value(field, "true"),
+                };
+                writeln!(tags, "{tag}{guard} => this.{name} = {value},")?;
             }
             tags.push_str("_ => return Ok(false),\n}\nOk(true)\n})?;\n");
         }
