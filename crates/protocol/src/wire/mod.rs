@@ -22,6 +22,8 @@ mod value;
 #[cfg(any(test, feature = "arbitrary"))]
 pub mod arbitrary;
 #[cfg(test)]
+mod frame_tests;
+#[cfg(test)]
 mod tests;
 
 pub use decoder::{DecodeError, Decoder};
