@@ -74,7 +74,7 @@ impl Controller {
         let mut records = Vec::new();
         if let Some(existing) = existing
             && command.previous_epoch != Some(existing.epoch)
-            && existing.is_fenced
+            && (existing.is_fenced || existing.in_controlled_shutdown)
         {
             // What a live registration led stays as it is: nothing else was elected meanwhile.
             records.extend(partition_changes(self.image(), id, NodeEvent::StoppedUncleanly));

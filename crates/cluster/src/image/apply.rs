@@ -73,7 +73,9 @@ impl MetadataImage {
             }
             MetadataRecord::ProducerIds(record) => {
                 delta.producer_ids_changed = true;
-                self.next_producer_id = ProducerId(record.next_producer_id);
+                // 0 says as much as no record at all.
+                let next = Some(ProducerId(record.next_producer_id)).filter(|next| next.0 > 0);
+                self.next_producer_id = next.unwrap_or_default();
             }
             MetadataRecord::ClientQuota(record) => self.set_quota(record, delta),
             MetadataRecord::AccessControlEntry(record) => {

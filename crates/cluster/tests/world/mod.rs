@@ -87,6 +87,13 @@ impl World {
 
     /// Registers and unfences a node, as its process does when it starts.
     pub fn start(&mut self, node: NodeId, previous_epoch: Option<BrokerEpoch>) -> BrokerIdentity {
+        let broker = self.register(node, previous_epoch);
+        self.ask(ControllerCommand::UnfenceBroker(broker));
+        broker
+    }
+
+    /// Registers a node.
+    pub fn register(&mut self, node: NodeId, previous_epoch: Option<BrokerEpoch>) -> BrokerIdentity {
         self.incarnations += 1;
         let command = RegisterBroker {
             node: registration(node, self.incarnations),
@@ -97,9 +104,7 @@ impl World {
         };
         let reply = self.ask(ControllerCommand::RegisterBroker(command));
         let ControllerReply::RegisterBroker(Ok(epoch)) = reply else { panic!("{reply:?}") };
-        let broker = BrokerIdentity { node, epoch };
-        self.ask(ControllerCommand::UnfenceBroker(broker));
-        broker
+        BrokerIdentity { node, epoch }
     }
 
     /// Stops a node cleanly; gives what its clean shutdown file would say.
