@@ -152,7 +152,7 @@ impl Log {
         let view = Arc::new(PartitionView::new(limits, Segments::new(segments), epochs.clone()));
         let rebuilt = replay::rebuild(&open, &view, &mut report)?;
         let name = dir.file_name().map_or_else(String::new, |name| name.to_string_lossy().into_owned());
-        let log = Self {
+        let mut log = Self {
             disk: Arc::clone(disk),
             dir: dir.clone(),
             name,
@@ -171,7 +171,7 @@ impl Log {
         Ok((log, report))
     }
 
-    fn set_high_watermark(&self, at: Option<Offset>) -> Result<(), LogError> {
+    fn set_high_watermark(&mut self, at: Option<Offset>) -> Result<(), LogError> {
         self.publish_unstable();
         let limits = self.view.limits();
         let to = match at {
@@ -181,6 +181,8 @@ impl Log {
         };
         let floor = LogPosition { offset: to.offset.max(limits.log_start), ..to };
         self.view.advance(|now| Some(Limits { high_watermark: floor, ..*now }));
+        self.producers.forget_stable(floor.offset);
+        self.publish_unstable();
         Ok(())
     }
 
