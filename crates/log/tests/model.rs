@@ -66,7 +66,7 @@ fn batch_for(draw: &Draw, model: &Model) -> ValidatedBatch {
         6 => {
             let again = batches[usize::from(draw.producer) % batches.len()];
             let len = (again.1 - again.0 + 1) as usize;
-            return idempotent(id, *epoch, again.0, &vec![1; len]);
+            idempotent(id, *epoch, again.0, &vec![1; len])
         }
         7 => idempotent(id, *epoch, last.1 + 2, &draw.timestamps),
         8 => idempotent(id, epoch + 1, 0, &draw.timestamps),
