@@ -54,7 +54,7 @@ impl Encoder {
     #[must_use]
     pub fn with_parts(header_bytes: usize, size: MessageSize) -> Self {
         let buffer = Vec::with_capacity(header_bytes + size.inline_bytes);
-        Self { buffer, beside: Vec::new(), splits: true }
+        Self { buffer, beside: Vec::with_capacity(size.beside_count), splits: true }
     }
 
     /// Everything goes into one buffer; see [`Encoder::into_bytes`].

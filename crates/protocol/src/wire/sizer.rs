@@ -72,6 +72,8 @@ pub struct MessageSize {
     pub inline_bytes: usize,
     /// Records that go beside it.
     pub beside_bytes: usize,
+    /// In how many parts.
+    pub beside_count: usize,
     /// Some of them are not in memory.
     pub has_external: bool,
 }
@@ -142,6 +144,7 @@ impl Sink for Sizer {
         self.size.has_external |= records.as_inline().is_none();
         if goes_beside(records) {
             self.size.beside_bytes += records.len_bytes();
+            self.size.beside_count += 1;
         } else {
             self.size.inline_bytes += records.len_bytes();
         }
