@@ -1,3 +1,25 @@
-//! The broker.
+//! The broker: listeners, connections, handlers, partitions, metadata.
+//!
+//! Reaches the world through [`host::Host`] alone, so that it also runs simulated. What
+//! it deliberately does not do: bind the HTTP port, read the command line, set up logging;
+//! the binary does.
 
+mod boot;
+mod broker;
 pub mod config;
+mod fetch;
+mod handlers;
+pub mod host;
+pub mod http;
+mod log_dirs;
+mod metadata;
+mod metrics;
+mod net;
+mod partition;
+mod producer_ids;
+#[cfg(test)]
+mod simulation;
+mod topic_names;
+
+pub use boot::StartError;
+pub use broker::{Broker, Running};

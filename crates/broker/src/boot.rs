@@ -1,0 +1,233 @@
+//! From a configuration to a broker that may serve: directories, metadata, leadership, partitions.
+//!
+//! **Invariant:** nothing is written before the directories are known to be this node's and
+//! the metadata log was read to its end.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use arc_swap::ArcSwap;
+use klamm_cluster::controller::{
+    ApiError, BrokerIdentity, Controller, ControllerCommand, ControllerReply, ControllerSettings,
+    NodeRegistration, RegisterBroker,
+};
+use klamm_cluster::features::SUPPORTED_FEATURES;
+use klamm_cluster::image::{Endpoint, FeatureRange, MetadataImage};
+use klamm_cluster::metadata_log::control::Voter;
+use klamm_protocol::ids::Uuid;
+use tokio::sync::oneshot;
+
+use crate::config::{BrokerConfig, Listener};
+use crate::host::{Host, Pool};
+use crate::log_dirs::{LogDirs, LogDirsError};
+use crate::metadata::applier::{Applier, Published};
+use crate::metadata::controller_host::{ControllerHandle, ControllerHost};
+use crate::metadata::store::{MetadataError, MetadataStore, Opened};
+use crate::partition::registry::TopicIndex;
+use crate::producer_ids::ProducerIds;
+
+/// PLAINTEXT in Kafka's numbering of security protocols.
+const PLAINTEXT: i16 = 0;
+
+/// The controller's port in Kafka's shipped configuration.
+const CONTROLLER_PORT: u16 = 9093;
+
+/// Why a broker does not start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// An address cannot be listened on.
+    #[error("cannot listen on {name}://{address}: {source}; {hint}")]
+    Listen {
+        /// The listener's name.
+        name: String,
+        /// As configured.
+        address: String,
+        /// What the system said.
+        source: std::io::Error,
+        /// What to do.
+        hint: &'static str,
+    },
+    /// The log directories.
+    #[error(transparent)]
+    LogDirs(#[from] LogDirsError),
+    /// The metadata log.
+    #[error(transparent)]
+    Metadata(#[from] MetadataError),
+    /// The controller refuses to let this node register.
+    #[error("the controller refuses this node: {0:?}")]
+    Refused(ApiError),
+}
+
+impl StartError {
+    pub(crate) fn cannot_listen(listener: &Listener, source: std::io::Error) -> Self {
+        let hint = match source.kind() {
+            std::io::ErrorKind::AddrInUse => {
+                "the port is in use: stop who has it, or choose another by --set listeners=PLAINTEXT://HOST:PORT"
+            }
+            std::io::ErrorKind::PermissionDenied => {
+                "choose a port above 1023, or give the process the right to it"
+            }
+            _ => "name an address of this machine in listeners",
+        };
+        Self::Listen { name: listener.name.clone(), address: listener.bind.to_string(), source, hint }
+    }
+}
+
+/// What is ready when booting is done.
+pub(crate) struct Booted {
+    pub(crate) published: Published,
+    pub(crate) controller: ControllerHandle,
+    pub(crate) store: oneshot::Receiver<MetadataStore>,
+    pub(crate) producer_ids: ProducerIds,
+    pub(crate) identity: BrokerIdentity,
+    pub(crate) dirs: Arc<LogDirs>,
+}
+
+/// Everything up to serving. `bound` are the listeners' addresses.
+pub(crate) async fn boot<H: Host>(
+    host: &H,
+    config: &BrokerConfig,
+    bound: &[(String, SocketAddr)],
+) -> Result<Booted, StartError> {
+    let (dirs, Opened { mut store, replay }) = open(host, config).await?;
+    let dirs = Arc::new(dirs);
+    let now = host.wall();
+    let (store, first_offset) = host
+        .offload(Pool::Flush, move || {
+            let led = store.lead(now);
+            (store, led)
+        })
+        .await;
+    let first_offset = first_offset?;
+    let settings = ControllerSettings {
+        node: config.node_id,
+        partition_count_default: config.num_partitions,
+        replication_factor_default: i16::try_from(config.default_replication_factor).unwrap_or(1),
+        given: config.layers.given.clone(),
+    };
+    let mut controller = Controller::new(settings, replay);
+    let is_new = controller.image().is_empty();
+    controller.advance_to(first_offset);
+    let abort = controller.abort_open_transaction();
+    let mut quorum = ControllerHost::new(host.clone(), controller, store);
+    if let Some(abort) = abort {
+        quorum.write_record(abort).await?;
+    }
+    if is_new {
+        done(quorum.ask_now(ControllerCommand::Bootstrap).await?)?;
+    }
+    let registration = registration(host, config, bound);
+    done(quorum.ask_now(ControllerCommand::RegisterController(registration.clone())).await?)?;
+    let register = RegisterBroker {
+        node: registration,
+        rack: config.broker_rack.clone(),
+        directories: dirs.ids(),
+        previous_epoch: dirs.previous_epoch(),
+        // The lock on the directories is ours.
+        replaces_dead: true,
+    };
+    let epoch = match quorum.ask_now(ControllerCommand::RegisterBroker(register)).await? {
+        ControllerReply::RegisterBroker(Ok(epoch)) => epoch,
+        ControllerReply::RegisterBroker(Err(error)) => return Err(StartError::Refused(error)),
+        other => unreachable!("{other:?} answers a registration"),
+    };
+    let identity = BrokerIdentity { node: config.node_id, epoch };
+    done(quorum.ask_now(ControllerCommand::UnfenceBroker(identity)).await?)?;
+    let published = Published {
+        image: Arc::new(ArcSwap::from_pointee(MetadataImage::default())),
+        topics: Arc::new(ArcSwap::from_pointee(TopicIndex::default())),
+        layers: Arc::new(ArcSwap::from_pointee(config.layers.clone())),
+    };
+    let applier = Applier::new(
+        host.clone(),
+        config.node_id,
+        dirs.clone(),
+        published.clone(),
+        i64::from(config.producer_id_expiration_ms),
+    );
+    applier.load(quorum.image()).await;
+    drop(quorum.take_delta());
+    let (controller, store) = quorum.start(applier);
+    Ok(Booted { published, controller, store, producer_ids: ProducerIds::new(identity), identity, dirs })
+}
+
+async fn open<H: Host>(host: &H, config: &BrokerConfig) -> Result<(LogDirs, Opened), StartError> {
+    let disk = host.disk();
+    let paths = config.log_dirs.clone();
+    let node = config.node_id;
+    let now = host.wall();
+    let drawing = host.clone();
+    let endpoints = controller_endpoints(config);
+    let opened = host.offload(Pool::Flush, move || {
+        let dirs = LogDirs::open(disk.clone(), &paths, node, || draw_uuid(&drawing))?;
+        let voter = Voter { node, directory: dirs.metadata_directory_id(), endpoints };
+        let opened = MetadataStore::open(disk, dirs.metadata_path(), voter, dirs.was_metadata_clean(), now)?;
+        dirs.begin().map_err(LogDirsError::from)?;
+        Ok::<_, StartError>((dirs, opened))
+    });
+    opened.await
+}
+
+/// The controller listener is not opened on one node, but named: Kafka would open it on this directory.
+fn controller_endpoints(config: &BrokerConfig) -> Vec<(String, String, u16)> {
+    let named: Vec<_> = config
+        .controller_listeners
+        .iter()
+        .map(|listener| {
+            let address = listener.advertised.as_ref().unwrap_or(&listener.bind);
+            let host = if address.is_wildcard() { "localhost" } else { address.host.as_str() };
+            (listener.name.clone(), host.to_owned(), address.port)
+        })
+        .collect();
+    match named.is_empty() {
+        true => vec![("CONTROLLER".to_owned(), "localhost".to_owned(), CONTROLLER_PORT)],
+        false => named,
+    }
+}
+
+fn registration<H: Host>(
+    host: &H,
+    config: &BrokerConfig,
+    bound: &[(String, SocketAddr)],
+) -> NodeRegistration {
+    let endpoints = config
+        .listeners
+        .iter()
+        .zip(bound)
+        .filter_map(|(listener, (_, address))| {
+            let advertised = listener.advertised.as_ref()?;
+            Some(Endpoint {
+                name: Arc::from(listener.name.as_str()),
+                host: Arc::from(advertised.host.as_str()),
+                port: if advertised.port == 0 { address.port() } else { advertised.port },
+                security_protocol: PLAINTEXT,
+            })
+        })
+        .collect();
+    let features = SUPPORTED_FEATURES
+        .iter()
+        .map(|feature| {
+            let range = FeatureRange { level_min: feature.level_min, level_max: feature.level_max };
+            (feature.name.to_owned(), range)
+        })
+        .collect();
+    NodeRegistration { node: config.node_id, incarnation_id: draw_uuid(host), endpoints, features }
+}
+
+fn done(reply: ControllerReply) -> Result<(), StartError> {
+    match reply {
+        ControllerReply::Done(Ok(())) => Ok(()),
+        ControllerReply::Done(Err(error)) => Err(StartError::Refused(error)),
+        other => unreachable!("{other:?} is no plain reply"),
+    }
+}
+
+/// An id as Kafka draws them: none that is reserved, none that reads as an option.
+fn draw_uuid<H: Host>(host: &H) -> Uuid {
+    loop {
+        let id = Uuid::from_random(host.random());
+        if !id.is_reserved() && !id.to_string().starts_with('-') {
+            return id;
+        }
+    }
+}

@@ -1,0 +1,251 @@
+//! The broker as a whole: what its parts share, how it starts and how it stops.
+//!
+//! Starting: bind, lock the directories, replay the metadata, register and lead (which raises
+//! leader epochs), open the partitions, then serve. Stopping runs the other way and
+//! ends with clean-shutdown markers, so that the next start needs no recovery.
+
+use std::collections::BTreeMap;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use arc_swap::ArcSwap;
+use klamm_cluster::config::ConfigLayers;
+use klamm_cluster::controller::{BrokerIdentity, ControllerCommand};
+use klamm_cluster::image::MetadataImage;
+use klamm_protocol::ids::NodeId;
+use tokio::sync::{oneshot, watch};
+
+use crate::boot::{self, Booted, StartError};
+use crate::config::BrokerConfig;
+use crate::fetch::session::FetchSessions;
+use crate::host::{Host, Listener, Pool};
+use crate::log_dirs::LogDirs;
+use crate::metadata::applier::Published;
+use crate::metadata::controller_host::ControllerHandle;
+use crate::metadata::store::{MetadataError, MetadataStore};
+use crate::metrics::Metrics;
+use crate::net::limits::ConnectionLimits;
+use crate::net::listener::accept_loop;
+use crate::net::memory::MemoryBudget;
+use crate::partition::Partition;
+use crate::partition::registry::TopicIndex;
+use crate::producer_ids::ProducerIds;
+
+/// How long connections may take to finish what they began before the broker stops without them.
+const DRAIN_MS_MAX: u64 = 5_000;
+/// How often the drain is looked at.
+const DRAIN_POLL_MS: u64 = 5;
+/// How often what must survive a kill is written down (`log.flush.offset.checkpoint.interval.ms`).
+const CHECKPOINT_INTERVAL_MS: u64 = 60_000;
+
+/// What the parts of one broker share.
+pub struct Broker<H: Host> {
+    pub(crate) host: H,
+    pub(crate) config: Arc<BrokerConfig>,
+    pub(crate) cluster_id: String,
+    pub(crate) image: Arc<ArcSwap<MetadataImage>>,
+    pub(crate) topics: Arc<ArcSwap<TopicIndex>>,
+    pub(crate) layers: Arc<ArcSwap<ConfigLayers>>,
+    pub(crate) controller: ControllerHandle,
+    pub(crate) producer_ids: ProducerIds,
+    pub(crate) fetch_sessions: FetchSessions,
+    pub(crate) memory: Arc<MemoryBudget>,
+    pub(crate) limits: Arc<ConnectionLimits>,
+    pub(crate) metrics: Metrics,
+    dirs: Arc<LogDirs>,
+    is_stopping: AtomicBool,
+}
+
+/// A broker that serves; [`Running::stop`] ends it.
+pub struct Running<H: Host> {
+    broker: Arc<Broker<H>>,
+    addresses: Vec<(String, SocketAddr)>,
+    identity: BrokerIdentity,
+    stop: watch::Sender<bool>,
+    store: oneshot::Receiver<MetadataStore>,
+}
+
+impl<H: Host> Broker<H> {
+    /// Starts a broker; it serves when this returns.
+    ///
+    /// # Errors
+    /// [`StartError`] says what is wrong and what to do.
+    pub async fn start(host: H, config: BrokerConfig) -> Result<Running<H>, StartError> {
+        let config = Arc::new(config);
+        let mut sockets = Vec::new();
+        for listener in &config.listeners {
+            let socket = host
+                .listen(&listener.bind.host, listener.bind.port)
+                .await
+                .map_err(|error| StartError::cannot_listen(listener, error))?;
+            let address =
+                socket.local_address().map_err(|error| StartError::cannot_listen(listener, error))?;
+            sockets.push((Arc::<str>::from(listener.name.as_str()), socket, address));
+        }
+        let bound: Vec<_> = sockets.iter().map(|(name, _, address)| (name.to_string(), *address)).collect();
+        let booted = boot::boot(&host, &config, &bound).await?;
+        let Booted { published, controller, store, producer_ids, identity, dirs } = booted;
+        let Published { image, topics, layers } = published;
+        let count_of = |value: i32| usize::try_from(value).unwrap_or(0);
+        let broker = Arc::new(Self {
+            cluster_id: dirs.cluster_id().to_owned(),
+            image,
+            topics,
+            layers,
+            controller,
+            producer_ids,
+            fetch_sessions: FetchSessions::new(count_of(config.max_incremental_fetch_session_cache_slots)),
+            memory: MemoryBudget::new(usize::try_from(config.queued_max_request_bytes).unwrap_or(usize::MAX)),
+            limits: ConnectionLimits::new(
+                count_of(config.max_connections),
+                count_of(config.max_connections_per_ip),
+                per_ip_overrides(&config),
+            ),
+            metrics: Metrics::new(),
+            dirs,
+            is_stopping: AtomicBool::new(false),
+            config,
+            host,
+        });
+        let (stop, stopped) = watch::channel(false);
+        for (name, socket, _) in sockets {
+            let accepting = accept_loop(broker.clone(), socket, name, stopped.clone());
+            broker.host.spawn("listener", accepting);
+        }
+        broker.host.spawn("checkpoints", checkpoint_loop(broker.clone(), stopped));
+        Ok(Running { broker, addresses: bound, identity, stop, store })
+    }
+
+    /// The metrics as `/metrics` answers them.
+    #[must_use]
+    pub fn render_metrics(&self) -> String {
+        let metrics = &self.metrics;
+        let as_gauge = |count: usize| i64::try_from(count).unwrap_or(i64::MAX);
+        metrics.connections.set(as_gauge(self.limits.count()));
+        metrics.fetch_sessions.set(as_gauge(self.fetch_sessions.count()));
+        metrics.request_memory_bytes.set(as_gauge(self.memory.used_bytes()));
+        let image = self.image.load();
+        metrics.topics.set(as_gauge(image.topics().len()));
+        metrics.partitions.set(as_gauge(image.partition_count()));
+        metrics.metadata_offset.set(image.next_offset().0 - 1);
+        metrics.render()
+    }
+
+    /// Why clients should not be sent here, if so.
+    #[must_use]
+    pub fn not_ready_because(&self) -> Option<&'static str> {
+        if self.is_stopping.load(Ordering::Relaxed) {
+            Some("stopping")
+        } else if self.controller.has_failed() {
+            Some("the metadata log failed; see the log, then restart")
+        } else {
+            None
+        }
+    }
+
+    /// `connections.max.idle.ms`; a negative value is "never".
+    pub(crate) fn idle_ms_max(&self) -> u64 {
+        u64::try_from(self.config.connections_max_idle_ms).unwrap_or(u64::MAX)
+    }
+
+    /// Writes the log start offsets of a partition's directory down, where it may block.
+    pub(crate) async fn checkpoint_log_starts(&self, partition: &Arc<Partition>) {
+        let dirs = self.dirs.clone();
+        let topics = self.topics.load_full();
+        let of = partition.topic.clone();
+        let done = self.host.offload(Pool::Flush, move || dirs.checkpoint(&topics)).await;
+        if let Err(error) = done {
+            tracing::error!(topic = %of, %error, "cannot write the log start offset checkpoint");
+        }
+    }
+}
+
+/// Overrides by host name do not apply: names would have to be looked up for each connection.
+fn per_ip_overrides(config: &BrokerConfig) -> BTreeMap<IpAddr, usize> {
+    let overrides = config.max_connections_per_ip_overrides.iter();
+    overrides.filter_map(|(host, count)| Some((host.parse().ok()?, usize::try_from(*count).ok()?))).collect()
+}
+
+async fn checkpoint_loop<H: Host>(broker: Arc<Broker<H>>, mut stop: watch::Receiver<bool>) {
+    loop {
+        let next = broker.host.mono().plus_ms(CHECKPOINT_INTERVAL_MS);
+        tokio::select! { biased;
+            _ = stop.wait_for(|stop| *stop) => return,
+            () = broker.host.sleep_until(next) => {}
+        }
+        let dirs = broker.dirs.clone();
+        let topics = broker.topics.load_full();
+        if let Err(error) = broker.host.offload(Pool::Flush, move || dirs.checkpoint(&topics)).await {
+            tracing::error!(%error, "cannot write the checkpoints; a restart after a kill will scan more");
+        }
+    }
+}
+
+impl<H: Host> Running<H> {
+    /// The broker.
+    #[must_use]
+    pub fn broker(&self) -> &Arc<Broker<H>> {
+        &self.broker
+    }
+
+    /// Each listener's name and the address it is bound to.
+    #[must_use]
+    pub fn addresses(&self) -> &[(String, SocketAddr)] {
+        &self.addresses
+    }
+
+    /// Stops accepting, finishes what is under way, gives leadership up, closes every log.
+    /// True if everything was closed cleanly.
+    pub async fn stop(self) -> bool {
+        let broker = self.broker;
+        broker.is_stopping.store(true, Ordering::Relaxed);
+        let _ = self.stop.send(true);
+        let deadline = broker.host.mono().plus_ms(DRAIN_MS_MAX);
+        while broker.limits.count() > 0 && broker.host.mono() < deadline {
+            broker.host.sleep_until(broker.host.mono().plus_ms(DRAIN_POLL_MS)).await;
+        }
+        for command in [
+            ControllerCommand::BeginControlledShutdown(self.identity),
+            ControllerCommand::FenceBroker(self.identity),
+        ] {
+            if broker.controller.ask(command).await.is_err() {
+                tracing::error!("the metadata log is unusable: the next start will recover");
+            }
+        }
+        let mut logs = Vec::new();
+        for topic in broker.topics.load().topics() {
+            for partition in topic.partitions.load().iter().flatten() {
+                if let Some(log) = partition.close(&broker.host).await {
+                    logs.push((partition.clone(), log));
+                }
+            }
+        }
+        let Some(store) = broker.controller.close(self.store).await else { return false };
+        let dirs = broker.dirs.clone();
+        let identity = self.identity;
+        let closed = broker.host.offload(Pool::Flush, move || {
+            store.close()?;
+            dirs.close(logs, identity.epoch).map_err(MetadataError::from)
+        });
+        match closed.await {
+            Ok(()) => true,
+            Err(error) => {
+                tracing::error!(%error, "not stopped cleanly: the next start will recover");
+                false
+            }
+        }
+    }
+
+    /// The cluster's id.
+    #[must_use]
+    pub fn cluster_id(&self) -> &str {
+        &self.broker.cluster_id
+    }
+
+    /// This node's id.
+    #[must_use]
+    pub fn node_id(&self) -> NodeId {
+        self.identity.node
+    }
+}

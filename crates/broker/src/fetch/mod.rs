@@ -1,0 +1,4 @@
+//! Fetch: sessions (pure) and the reads behind a request.
+
+pub(crate) mod plan;
+pub(crate) mod session;

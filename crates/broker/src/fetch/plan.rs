@@ -1,0 +1,200 @@
+//! What one fetch request reads: partition by partition, within its limits.
+//!
+//! Reading finds regions of segment files; it copies nothing. What it deliberately does
+//! not do: wait (that is the handler's), or decode records.
+//!
+//! **Invariants:** limits are loaded before segments; nothing above the limit of the
+//! isolation level is returned; the first partition with records gives at least one
+//! whole batch, however small the limits.
+
+use std::sync::Arc;
+
+use klamm_log::disk::Residency;
+use klamm_log::{EpochEnd, FileRegion, Limits, ReadError};
+use klamm_protocol::error_code::ErrorCode;
+use klamm_protocol::ids::{LeaderEpoch, Offset};
+
+use super::session::{FetchKey, FetchWanted};
+use crate::partition::Partition;
+use crate::partition::registry::{Missing, TopicIndex};
+
+/// Regions up to this size are copied into the response: one system call less than sendfile
+/// (measured: sendfile pays from about 16 KiB).
+pub(crate) const COPY_BYTES_MAX: u32 = 16 * 1024;
+/// This close to the end of the log a region was just written and is taken to be in memory.
+const RECENT_BYTES: u64 = 8 * 1024 * 1024;
+
+/// Up to where a reader may read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Isolation {
+    /// To the high watermark.
+    ReadUncommitted,
+    /// To the last stable offset, with the aborted transactions on the way.
+    ReadCommitted,
+    /// To the log's end: Kafka's debugging consumer (replica id -2).
+    LogEnd,
+}
+
+/// The limits of a whole request.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct ReadLimits {
+    pub(crate) isolation: Isolation,
+    pub(crate) bytes_max: u64,
+    pub(crate) uses_topic_ids: bool,
+}
+
+/// What one partition gave.
+#[derive(Debug)]
+pub(crate) struct PartitionRead {
+    pub(crate) error: ErrorCode,
+    pub(crate) limits: Option<Limits>,
+    pub(crate) region: Option<FileRegion>,
+    /// (producer id, first offset), for read committed.
+    pub(crate) aborted: Option<Vec<(i64, i64)>>,
+    pub(crate) diverging: Option<EpochEnd>,
+}
+
+/// What a request's partitions gave, in their order.
+#[derive(Debug, Default)]
+pub(crate) struct ReadResult {
+    pub(crate) partitions: Vec<PartitionRead>,
+    pub(crate) bytes: u64,
+    /// An error or a diverging epoch: answered at once.
+    pub(crate) is_urgent: bool,
+    /// Some region must come from the disk.
+    pub(crate) has_cold: bool,
+}
+
+/// The partition that a key names.
+pub(crate) fn find(
+    index: &TopicIndex,
+    key: &FetchKey,
+    uses_topic_ids: bool,
+) -> Result<Arc<Partition>, ErrorCode> {
+    let topic = if uses_topic_ids {
+        index.by_id(key.topic_id).ok_or(ErrorCode::UnknownTopicId)?
+    } else {
+        index.by_name(&key.topic).ok_or(ErrorCode::UnknownTopicOrPartition)?
+    };
+    topic.partition(key.partition).map_err(|missing| match missing {
+        Missing::Unknown => ErrorCode::UnknownTopicOrPartition,
+        Missing::Offline => ErrorCode::KafkaStorageError,
+    })
+}
+
+/// Reads all partitions.
+pub(crate) fn read_all(
+    index: &TopicIndex,
+    wanted: &[(FetchKey, FetchWanted)],
+    limits: ReadLimits,
+) -> ReadResult {
+    let mut result = ReadResult { partitions: Vec::with_capacity(wanted.len()), ..Default::default() };
+    let mut bytes_left = limits.bytes_max;
+    for (key, want) in wanted {
+        let read = match find(index, key, limits.uses_topic_ids) {
+            Ok(partition) => read_one(&partition, want, limits.isolation, bytes_left, result.bytes == 0),
+            Err(error) => failed(error, None),
+        };
+        if let Some(region) = &read.region {
+            let len = u64::from(region.len_bytes);
+            result.bytes += len;
+            bytes_left = bytes_left.saturating_sub(len);
+            result.has_cold |= is_cold(region, read.limits.as_ref());
+        }
+        result.is_urgent |= read.error != ErrorCode::None || read.diverging.is_some();
+        result.partitions.push(read);
+    }
+    result
+}
+
+fn read_one(
+    partition: &Partition,
+    want: &FetchWanted,
+    isolation: Isolation,
+    bytes_left: u64,
+    at_least_one: bool,
+) -> PartitionRead {
+    if let Err(error) = check_leader_epoch(partition, want.current_leader_epoch) {
+        return failed(error, None);
+    }
+    let limits = partition.view.limits();
+    let mut read = PartitionRead {
+        error: ErrorCode::None,
+        limits: Some(limits),
+        region: None,
+        aborted: (isolation == Isolation::ReadCommitted).then(Vec::new),
+        diverging: None,
+    };
+    if want.last_fetched_epoch >= 0 {
+        let known = partition.view.end_offset_for_epoch(LeaderEpoch(want.last_fetched_epoch));
+        if known.leader_epoch.0 < 0 || known.end_offset.0 < 0 {
+            return failed(ErrorCode::OffsetOutOfRange, None);
+        }
+        if known.leader_epoch.0 < want.last_fetched_epoch || known.end_offset.0 < want.fetch_offset {
+            read.diverging = Some(known);
+            return read;
+        }
+    }
+    let up_to = match isolation {
+        Isolation::ReadUncommitted => limits.high_watermark,
+        Isolation::ReadCommitted => limits.last_stable,
+        Isolation::LogEnd => limits.end,
+    };
+    // A negative limit of the client's reads as 0.
+    let bytes_max = u64::try_from(want.bytes_max).unwrap_or(0).min(bytes_left);
+    let bytes_max = u32::try_from(bytes_max).unwrap_or(u32::MAX);
+    if want.fetch_offset < 0 {
+        return failed(ErrorCode::OffsetOutOfRange, None);
+    }
+    let from = Offset(want.fetch_offset);
+    match partition.view.read(from, up_to, bytes_max, at_least_one) {
+        // A region of no bytes: the first batch exceeds what is left, and others were found before.
+        Ok(region) => read.region = region.filter(|region| region.len_bytes > 0),
+        Err(error) => {
+            let code = error_code(&error);
+            if code == ErrorCode::KafkaStorageError {
+                tracing::error!(topic = %partition.topic, partition = %partition.index, %error, "cannot read");
+            }
+            return failed(code, Some(limits).filter(|_| code != ErrorCode::OffsetOutOfRange));
+        }
+    }
+    if let (Some(aborted), Some(region)) = (&mut read.aborted, &read.region) {
+        match partition.view.aborted_transactions(from, region, up_to) {
+            Ok(found) => *aborted = found.iter().map(|txn| (txn.producer_id.0, txn.first_offset.0)).collect(),
+            Err(error) => return failed(error_code(&error), Some(limits)),
+        }
+    }
+    read
+}
+
+/// Fences a client that knows another leader epoch than this broker leads in (KIP-320).
+pub(crate) fn check_leader_epoch(partition: &Partition, current_leader_epoch: i32) -> Result<(), ErrorCode> {
+    let ours = partition.leader_epoch().0;
+    match current_leader_epoch {
+        -1 => Ok(()),
+        theirs if theirs < ours => Err(ErrorCode::FencedLeaderEpoch),
+        theirs if theirs > ours => Err(ErrorCode::UnknownLeaderEpoch),
+        _ => Ok(()),
+    }
+}
+
+fn failed(error: ErrorCode, limits: Option<Limits>) -> PartitionRead {
+    PartitionRead { error, limits, region: None, aborted: None, diverging: None }
+}
+
+fn is_cold(region: &FileRegion, limits: Option<&Limits>) -> bool {
+    let is_recent = limits.is_some_and(|limits| {
+        limits.end.segment_base == region.segment_base
+            && u64::from(limits.end.position).saturating_sub(region.position) <= RECENT_BYTES
+    });
+    !is_recent && region.file.residency(region.position, u64::from(region.len_bytes)) == Residency::Cold
+}
+
+fn error_code(error: &ReadError) -> ErrorCode {
+    match error {
+        ReadError::OffsetOutOfRange { .. } => ErrorCode::OffsetOutOfRange,
+        ReadError::Io { .. } => ErrorCode::KafkaStorageError,
+        ReadError::Corrupt { .. } => ErrorCode::KafkaStorageError,
+        ReadError::Truncated { .. } => ErrorCode::OffsetNotAvailable,
+    }
+}

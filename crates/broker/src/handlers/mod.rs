@@ -1,0 +1,185 @@
+//! One file an API: what a request means and how it is answered.
+//!
+//! A handler decodes, decides and encodes; it owns nothing. Produce and Fetch are the
+//! two hot paths; all others may wait for the controller. Only what is in [`SERVED`] is
+//! advertised and dispatched.
+
+pub(crate) mod produce;
+
+pub(crate) mod fetch;
+
+mod alter_configs;
+mod api_versions;
+mod authorized;
+mod create_partitions;
+mod create_topics;
+mod delete_records;
+mod delete_topics;
+mod describe_cluster;
+mod describe_configs;
+mod describe_topic_partitions;
+mod init_producer_id;
+mod list_offsets;
+mod metadata;
+mod offset_for_leader_epoch;
+
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use klamm_protocol::api_key::ApiKey;
+use klamm_protocol::wire::{self, Decoder, Message, Part, Request, RequestHeader};
+
+use crate::broker::Broker;
+use crate::host::{Host, OutPart};
+use crate::net::CloseReason;
+
+/// Every API that is served, and so advertised.
+pub(crate) const SERVED: &[ApiKey] = &[
+    ApiKey::Produce,
+    ApiKey::Fetch,
+    ApiKey::ListOffsets,
+    ApiKey::Metadata,
+    ApiKey::ApiVersions,
+    ApiKey::CreateTopics,
+    ApiKey::DeleteTopics,
+    ApiKey::DeleteRecords,
+    ApiKey::InitProducerId,
+    ApiKey::OffsetForLeaderEpoch,
+    ApiKey::DescribeConfigs,
+    ApiKey::AlterConfigs,
+    ApiKey::CreatePartitions,
+    ApiKey::IncrementalAlterConfigs,
+    ApiKey::DescribeCluster,
+    ApiKey::DescribeTopicPartitions,
+];
+
+/// What decoding may allocate beside the frame: arrays of structs are larger in memory than on the
+/// wire, about eightfold for the worst message that is honest.
+const DECODE_BUDGET_BYTES: usize = 1024 * 1024;
+const DECODE_BUDGET_PER_FRAME_BYTE: usize = 8;
+
+/// Starts a request that is a barrier: everything but Produce.
+pub(crate) fn handle<H: Host>(broker: &Arc<Broker<H>>, context: &ConnectionContext, frame: Frame) -> Handled {
+    let listener = &context.listener_name;
+    match frame.api {
+        ApiKey::Fetch => fetch::handle(broker, frame),
+        ApiKey::ListOffsets => list_offsets::handle(broker, frame),
+        ApiKey::Metadata => metadata::handle(broker, listener, frame),
+        ApiKey::ApiVersions => api_versions::handle(broker, frame),
+        ApiKey::CreateTopics => create_topics::handle(broker, frame),
+        ApiKey::DeleteTopics => delete_topics::handle(broker, frame),
+        ApiKey::DeleteRecords => delete_records::handle(broker, frame),
+        ApiKey::InitProducerId => init_producer_id::handle(broker, frame),
+        ApiKey::OffsetForLeaderEpoch => offset_for_leader_epoch::handle(broker, frame),
+        ApiKey::DescribeConfigs => describe_configs::handle(broker, frame),
+        ApiKey::AlterConfigs => alter_configs::handle_full(broker, frame),
+        ApiKey::CreatePartitions => create_partitions::handle(broker, frame),
+        ApiKey::IncrementalAlterConfigs => alter_configs::handle_incremental(broker, frame),
+        ApiKey::DescribeCluster => describe_cluster::handle(broker, listener, frame),
+        ApiKey::DescribeTopicPartitions => describe_topic_partitions::handle(broker, frame),
+        other => Handled::Close(CloseReason::NotServed(other.name().to_owned())),
+    }
+}
+
+/// What a connection tells its handlers.
+#[derive(Debug)]
+pub(crate) struct ConnectionContext {
+    pub(crate) listener_name: Arc<str>,
+}
+
+/// A request whose header is decoded.
+#[derive(Debug)]
+pub(crate) struct Frame {
+    pub(crate) api: ApiKey,
+    pub(crate) header: RequestHeader,
+    body: Decoder,
+}
+
+impl Frame {
+    pub(crate) fn parse(bytes: Bytes) -> Result<Self, CloseReason> {
+        let len_bytes = bytes.len();
+        let budget_bytes = DECODE_BUDGET_BYTES + DECODE_BUDGET_PER_FRAME_BYTE * len_bytes;
+        let mut body = Decoder::new(bytes, budget_bytes);
+        let header = RequestHeader::decode(&mut body)
+            .map_err(|error| CloseReason::Malformed(format!("request header: {error}")))?;
+        let api = ApiKey::from_code(header.api_key)
+            .filter(|api| SERVED.contains(api))
+            .ok_or_else(|| CloseReason::NotServed(format!("api key {}", header.api_key)))?;
+        let is_served = api.versions().contains(&header.api_version) || api == ApiKey::ApiVersions;
+        if !is_served {
+            return Err(CloseReason::NotServed(format!("{} version {}", api.name(), header.api_version)));
+        }
+        Ok(Self { api, header, body })
+    }
+
+    pub(crate) fn meta(&self) -> Meta {
+        Meta { api: self.api, version: self.header.api_version, correlation_id: self.header.correlation_id }
+    }
+
+    /// The whole body.
+    pub(crate) fn decode<R: Request>(&mut self) -> Result<R, CloseReason> {
+        wire::decode_request_body(&mut self.body, self.header.api_version).map_err(|error| {
+            CloseReason::Malformed(format!(
+                "{} version {}: {error}",
+                self.api.name(),
+                self.header.api_version
+            ))
+        })
+    }
+}
+
+/// What an answer needs of its request.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Meta {
+    pub(crate) api: ApiKey,
+    pub(crate) version: i16,
+    pub(crate) correlation_id: i32,
+}
+
+/// An encoded response, ready to send.
+#[derive(Debug)]
+pub(crate) struct Response {
+    pub(crate) parts: Vec<OutPart>,
+}
+
+/// What becomes of a request that is a barrier.
+pub(crate) enum Handled {
+    Reply(Response),
+    Later(Pin<Box<dyn Future<Output = Handled> + Send>>),
+    Close(CloseReason),
+}
+
+impl Meta {
+    /// Encodes a body without file regions.
+    pub(crate) fn reply<M: Message>(self, body: &M) -> Handled {
+        match self.encode(body) {
+            Ok(response) => Handled::Reply(response),
+            Err(reason) => Handled::Close(reason),
+        }
+    }
+
+    pub(crate) fn encode<M: Message>(self, body: &M) -> Result<Response, CloseReason> {
+        self.encode_with(body, |_| None)
+    }
+
+    /// Encodes a body; `region` gives the file region that stands for a tag.
+    pub(crate) fn encode_with<M: Message>(
+        self,
+        body: &M,
+        mut region: impl FnMut(u32) -> Option<OutPart>,
+    ) -> Result<Response, CloseReason> {
+        let encoded = wire::encode_response(body, self.api, self.version, self.correlation_id);
+        let parts = encoded.map_err(|error| {
+            // Only a handler's mistake leads here; the client must not wait for ever.
+            tracing::error!(api = self.api.name(), version = self.version, %error, "cannot encode a response");
+            CloseReason::Malformed(format!("response: {error}"))
+        })?;
+        let to_out = |part| match part {
+            Part::Bytes(bytes) => OutPart::Bytes(bytes),
+            Part::External { tag, .. } => region(tag).expect("a handler tags only regions that it has"),
+        };
+        Ok(Response { parts: parts.into_iter().map(to_out).collect() })
+    }
+}

@@ -1,0 +1,312 @@
+//! Produce, versions 3 to 13.
+//!
+//! Decoded and validated on the connection's thread; batches of one group of requests
+//! for one partition go into one append. acks=1 and acks=all answer once the batch is
+//! in the log (one replica, page-cache durability); acks=0 has no answer, and a failure
+//! closes the connection, as in Kafka.
+//!
+//! - 3: record batches of magic 2 (KIP-98); lower versions are advertised for an old
+//!   librdkafka (KAFKA-18659) and refused.
+//! - 7: zstd (KIP-110). 8: record errors (KIP-467). 9: flexible. 13: topic ids (KIP-516).
+//!
+//! | error | when |
+//! |---|---|
+//! | UNKNOWN_TOPIC_OR_PARTITION, UNKNOWN_TOPIC_ID | no such topic or partition |
+//! | INVALID_TOPIC_EXCEPTION | an internal topic, except from `__admin_client` |
+//! | INVALID_REQUIRED_ACKS | acks is none of 0, 1, -1 |
+//! | INVALID_TXN_STATE | a transactional batch: transactions are not served yet |
+//! | what the checks of record batches say | see `klamm_protocol::records` |
+//! | OUT_OF_ORDER_SEQUENCE_NUMBER, INVALID_PRODUCER_EPOCH | idempotence (KIP-98) |
+//! | KAFKA_STORAGE_ERROR | the log directory failed |
+
+use std::sync::Arc;
+
+use klamm_log::AppendError;
+use klamm_protocol::error_code::ErrorCode;
+use klamm_protocol::ids::{PartitionIndex, TopicId};
+use klamm_protocol::messages::produce::{
+    BatchIndexAndErrorMessage, PartitionProduceData, PartitionProduceResponse, ProduceRequest,
+    ProduceResponse, TopicProduceResponse,
+};
+use klamm_protocol::records::{ProduceReject, Scratch, ValidatedBatch, validate_produce};
+use klamm_protocol::wire::{Records, WireStr};
+
+use super::{Frame, Meta, Response};
+use crate::broker::Broker;
+use crate::host::Host;
+use crate::net::CloseReason;
+use crate::net::slots::Slots;
+use crate::net::waker::{Completion, ConnWaker};
+use crate::partition::registry::{Missing, Topic};
+use crate::partition::{Append, AppendFailure, AppendGroup, AppendResult, Partition, Ticket};
+
+/// The client id that may write internal topics: Kafka's `__admin_client`.
+const ADMIN_CLIENT_ID: &str = "__admin_client";
+/// The slot of a batch that nobody waits for (acks=0).
+const NO_SLOT: u64 = u64::MAX;
+
+/// How an append that was left to another thread is answered.
+pub(crate) type ProduceWaker = ConnWaker<AppendResult>;
+
+/// A produce request that waits for its batches.
+#[derive(Debug)]
+pub(crate) struct ParkedProduce {
+    meta: Meta,
+    response: ProduceResponse,
+    waiting_count: u32,
+}
+
+/// The batches of the produce requests that one read brought.
+#[derive(Default)]
+pub(crate) struct ProduceGroup {
+    entries: Vec<Entry>,
+    slots: Vec<u64>,
+    scratch: Scratch,
+}
+
+struct Entry {
+    partition: Arc<Partition>,
+    batch: ValidatedBatch,
+    ticket: Ticket,
+}
+
+/// Decodes and validates a request into `group`. `None` when nobody waits for an answer.
+pub(crate) fn collect<H: Host>(
+    broker: &Broker<H>,
+    group: &mut ProduceGroup,
+    mut frame: Frame,
+    slot: u64,
+) -> Result<Option<ParkedProduce>, CloseReason> {
+    let request: ProduceRequest = frame.decode()?;
+    let meta = frame.meta();
+    let is_answered = request.acks != 0;
+    let slot = if is_answered { slot } else { NO_SLOT };
+    let may_write_internal = frame.header.client_id.as_deref() == Some(ADMIN_CLIENT_ID);
+    let are_acks_valid = (-1..=1).contains(&request.acks);
+    let index = broker.topics.load();
+    let first_entry = group.entries.len();
+    let mut has_failed = false;
+    let mut responses = Vec::with_capacity(request.topic_data.len());
+    for (topic_place, data) in request.topic_data.into_iter().enumerate() {
+        let topic = match meta.version {
+            ..13 => index.by_name(&data.name).ok_or(ErrorCode::UnknownTopicOrPartition),
+            _ => index.by_id(TopicId(data.topic_id)).ok_or(ErrorCode::UnknownTopicId),
+        };
+        let topic = topic.and_then(|topic| match topic.is_internal && !may_write_internal {
+            true => Err(ErrorCode::InvalidTopicException),
+            false => Ok(topic),
+        });
+        let topic = if are_acks_valid { topic } else { Err(ErrorCode::InvalidRequiredAcks) };
+        let mut partition_responses = Vec::with_capacity(data.partition_data.len());
+        for (partition_place, partition_data) in data.partition_data.into_iter().enumerate() {
+            let mut response = failed(partition_data.index, ErrorCode::None);
+            match topic {
+                Err(error) => response.error_code = error.code(),
+                Ok(topic) => match accept(broker, &mut group.scratch, topic, partition_data, meta.version) {
+                    Err(refused) => refused.put_into(&mut response),
+                    Ok((partition, batch)) => {
+                        let place = (topic_place as u32, partition_place as u32);
+                        group.entries.push(Entry { partition, batch, ticket: Ticket { slot, place } });
+                    }
+                },
+            }
+            has_failed |= response.error_code != ErrorCode::None.code();
+            partition_responses.push(response);
+        }
+        responses.push(TopicProduceResponse {
+            name: data.name,
+            topic_id: data.topic_id,
+            partition_responses,
+            ..Default::default()
+        });
+    }
+    if !is_answered {
+        return if has_failed { Err(CloseReason::UnacknowledgedFailure) } else { Ok(None) };
+    }
+    let waiting_count = (group.entries.len() - first_entry) as u32;
+    group.slots.push(slot);
+    let response = ProduceResponse { responses, ..Default::default() };
+    Ok(Some(ParkedProduce { meta, response, waiting_count }))
+}
+
+/// Why a partition's data was refused before it came to the log.
+struct Refused {
+    code: ErrorCode,
+    message: Option<String>,
+    record_errors: Vec<(i32, String)>,
+}
+
+impl From<ErrorCode> for Refused {
+    fn from(code: ErrorCode) -> Self {
+        Self { code, message: None, record_errors: Vec::new() }
+    }
+}
+
+impl From<ProduceReject> for Refused {
+    fn from(reject: ProduceReject) -> Self {
+        let code = reject.error_code();
+        Self { code, message: Some(reject.message), record_errors: reject.record_errors }
+    }
+}
+
+impl Refused {
+    fn put_into(self, response: &mut PartitionProduceResponse) {
+        response.error_code = self.code.code();
+        response.error_message = self.message.map(WireStr::from);
+        response.record_errors = self
+            .record_errors
+            .into_iter()
+            .map(|(batch_index, message)| BatchIndexAndErrorMessage {
+                batch_index,
+                batch_index_error_message: Some(message.into()),
+                ..Default::default()
+            })
+            .collect();
+    }
+}
+
+fn accept<H: Host>(
+    broker: &Broker<H>,
+    scratch: &mut Scratch,
+    topic: &Topic,
+    data: PartitionProduceData,
+    version: i16,
+) -> Result<(Arc<Partition>, ValidatedBatch), Refused> {
+    let partition = topic.partition(PartitionIndex(data.index)).map_err(|missing| match missing {
+        Missing::Unknown => ErrorCode::UnknownTopicOrPartition,
+        Missing::Offline => ErrorCode::KafkaStorageError,
+    })?;
+    let records = match data.records {
+        Some(Records::Inline(records)) => records,
+        Some(Records::External { .. }) | None => bytes::Bytes::new(),
+    };
+    let rules = topic.produce_rules(broker.host.wall(), version);
+    let batch = validate_produce(&records, &rules, scratch)?;
+    if batch.header.attributes.is_transactional() {
+        return Err(Refused {
+            code: ErrorCode::InvalidTxnState,
+            message: Some("this broker does not serve transactions yet".into()),
+            record_errors: Vec::new(),
+        });
+    }
+    Ok((partition, batch))
+}
+
+/// Appends what was collected: each partition once.
+pub(crate) fn append<H: Host>(
+    broker: &Broker<H>,
+    group: &mut ProduceGroup,
+    slots: &mut Slots<ParkedProduce, Response>,
+    waker: &Arc<ProduceWaker>,
+) -> Result<(), CloseReason> {
+    if group.entries.is_empty() && group.slots.is_empty() {
+        return Ok(());
+    }
+    let mut entries = std::mem::take(&mut group.entries);
+    let is_one_partition = entries.windows(2).all(|pair| Arc::ptr_eq(&pair[0].partition, &pair[1].partition));
+    if !is_one_partition {
+        // Stable: a partition's batches keep their order.
+        entries.sort_by_key(|entry| (entry.partition.topic_id, entry.partition.index));
+    }
+    let mut rest = entries.drain(..).peekable();
+    let mut has_unacknowledged_failure = false;
+    while let Some(first) = rest.next() {
+        let partition = first.partition;
+        let mut part = AppendGroup { batches: vec![first.batch], tickets: vec![first.ticket] };
+        while let Some(next) = rest.next_if(|entry| Arc::ptr_eq(&entry.partition, &partition)) {
+            part.batches.push(next.batch);
+            part.tickets.push(next.ticket);
+        }
+        broker.metrics.note_batches(&part.batches);
+        let tickets = part.tickets.clone();
+        match partition.append(&broker.host, part, waker) {
+            Append::Queued => {}
+            Append::Done(results) => {
+                for (ticket, result) in tickets.into_iter().zip(results) {
+                    has_unacknowledged_failure |= ticket.slot == NO_SLOT && result.is_err();
+                    fill(slots, ticket, result);
+                }
+            }
+        }
+    }
+    drop(rest);
+    group.entries = entries;
+    for slot in group.slots.drain(..) {
+        if slots.parked(slot).is_some_and(|parked| parked.waiting_count == 0) {
+            slots.answer(slot, ParkedProduce::encode);
+        }
+    }
+    if has_unacknowledged_failure { Err(CloseReason::UnacknowledgedFailure) } else { Ok(()) }
+}
+
+/// Puts an answer from another thread into its slot.
+pub(crate) fn complete(
+    slots: &mut Slots<ParkedProduce, Response>,
+    completion: Completion<AppendResult>,
+) -> Result<(), CloseReason> {
+    if completion.slot == NO_SLOT {
+        return completion.result.map(drop).map_err(|_| CloseReason::UnacknowledgedFailure);
+    }
+    fill(slots, Ticket { slot: completion.slot, place: completion.place }, completion.result);
+    if slots.parked(completion.slot).is_some_and(|parked| parked.waiting_count == 0) {
+        slots.answer(completion.slot, ParkedProduce::encode);
+    }
+    Ok(())
+}
+
+fn fill(slots: &mut Slots<ParkedProduce, Response>, ticket: Ticket, result: AppendResult) {
+    let Some(parked) = slots.parked(ticket.slot) else { return };
+    let (topic, partition) = (ticket.place.0 as usize, ticket.place.1 as usize);
+    let response = &mut parked.response.responses[topic].partition_responses[partition];
+    parked.waiting_count -= 1;
+    match result {
+        Ok(placed) => {
+            response.base_offset = placed.base_offset.0;
+            response.log_append_time_ms = placed.log_append_time_ms;
+            response.log_start_offset = placed.log_start_offset.0;
+        }
+        Err(error) => {
+            let code = error_code(&error);
+            response.error_code = code.code();
+            if code != ErrorCode::KafkaStorageError {
+                // A client need not know the paths of our disks.
+                response.error_message = Some(error.to_string().into());
+            }
+        }
+    }
+}
+
+impl ParkedProduce {
+    fn encode(self) -> Response {
+        self.meta.encode(&self.response).unwrap_or(Response { parts: Vec::new() })
+    }
+}
+
+fn failed(index: i32, error: ErrorCode) -> PartitionProduceResponse {
+    PartitionProduceResponse {
+        index,
+        error_code: error.code(),
+        base_offset: -1,
+        log_append_time_ms: -1,
+        log_start_offset: -1,
+        ..Default::default()
+    }
+}
+
+fn error_code(failure: &AppendFailure) -> ErrorCode {
+    let error = match failure {
+        // The client looks the topic up again and finds it gone.
+        AppendFailure::Closed => return ErrorCode::NotLeaderOrFollower,
+        AppendFailure::Refused(error) => error,
+    };
+    match error {
+        AppendError::InvalidProducerEpoch(_) => ErrorCode::InvalidProducerEpoch,
+        AppendError::OutOfOrderSequence(_) => ErrorCode::OutOfOrderSequenceNumber,
+        AppendError::InvalidTxnState(_) => ErrorCode::InvalidTxnState,
+        AppendError::TransactionCoordinatorFenced(_) => ErrorCode::TransactionCoordinatorFenced,
+        AppendError::RecordBatchTooLarge { .. } => ErrorCode::RecordListTooLarge,
+        AppendError::UnexpectedOffset { .. } | AppendError::StalePlan(_) => ErrorCode::UnknownServerError,
+        AppendError::InvalidBatch(_) => ErrorCode::InvalidRecord,
+        AppendError::Storage(_) => ErrorCode::KafkaStorageError,
+    }
+}

@@ -1,0 +1,162 @@
+//! Real sockets: vectored sends, `sendfile` for log regions.
+//!
+//! What only Linux has sits here, with a copying fallback elsewhere.
+#![allow(
+    clippy::disallowed_methods,
+    clippy::disallowed_types,
+    reason = "implements Transport on real sockets"
+)]
+
+use std::io::{self, IoSlice};
+use std::net::SocketAddr;
+
+use bytes::BytesMut;
+use tokio::io::Interest as TokioInterest;
+
+use super::{Interest, Listener, OutPart, OutQueue, Sent, Transport};
+
+/// How many byte parts one system call takes at most.
+const IO_SLICES_MAX: usize = 64;
+/// A region that no file descriptor stands for is copied in pieces of this size.
+const COPY_BYTES_MAX: usize = 256 * 1024;
+
+/// A listening TCP socket.
+pub struct TcpListener(tokio::net::TcpListener);
+
+impl TcpListener {
+    /// Connections that wait to be accepted (Kafka's `socket.listen.backlog.size` is 50;
+    /// a higher number costs nothing and survives a storm of reconnects).
+    const BACKLOG: u32 = 1_024;
+
+    pub(super) fn bind(address: SocketAddr) -> io::Result<Self> {
+        let socket = if address.is_ipv4() {
+            tokio::net::TcpSocket::new_v4()?
+        } else {
+            tokio::net::TcpSocket::new_v6()?
+        };
+        socket.set_reuseaddr(true)?;
+        socket.bind(address)?;
+        Ok(Self(socket.listen(Self::BACKLOG)?))
+    }
+}
+
+impl Listener for TcpListener {
+    type Transport = TcpTransport;
+
+    fn local_address(&self) -> io::Result<SocketAddr> {
+        self.0.local_addr()
+    }
+
+    async fn accept(&mut self) -> io::Result<(TcpTransport, SocketAddr)> {
+        let (stream, peer) = self.0.accept().await?;
+        stream.set_nodelay(true)?;
+        Ok((TcpTransport(stream), peer))
+    }
+}
+
+/// A TCP connection.
+pub struct TcpTransport(tokio::net::TcpStream);
+
+impl Transport for TcpTransport {
+    fn try_read(&mut self, into: &mut BytesMut) -> io::Result<usize> {
+        self.0.try_read_buf(into)
+    }
+
+    fn try_send(&mut self, queue: &mut OutQueue, bytes_max: usize) -> io::Result<Sent> {
+        let mut sent = Sent::default();
+        while !queue.is_empty() && sent.bytes < bytes_max {
+            match self.0.try_io(TokioInterest::WRITABLE, || send_once(&self.0, queue, bytes_max - sent.bytes))
+            {
+                Ok(count) => {
+                    queue.advance(count);
+                    sent.bytes += count;
+                }
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    sent.is_full = true;
+                    break;
+                }
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(sent)
+    }
+
+    async fn ready(&mut self, interest: Interest) -> io::Result<()> {
+        let wanted = match (interest.read, interest.write) {
+            (true, true) => TokioInterest::READABLE | TokioInterest::WRITABLE,
+            (false, true) => TokioInterest::WRITABLE,
+            (true, false) => TokioInterest::READABLE,
+            (false, false) => return std::future::pending().await,
+        };
+        self.0.ready(wanted).await.map(drop)
+    }
+}
+
+/// One system call's worth from the front of the queue.
+fn send_once(stream: &tokio::net::TcpStream, queue: &OutQueue, bytes_max: usize) -> io::Result<usize> {
+    let mut parts = queue.parts();
+    match parts.next() {
+        None => Ok(0),
+        Some(OutPart::File(region)) => {
+            let count = (region.len_bytes as usize).min(bytes_max);
+            send_region(stream, region, count)
+        }
+        Some(OutPart::Bytes(first)) => {
+            let mut slices = [IoSlice::new(&[]); IO_SLICES_MAX];
+            slices[0] = IoSlice::new(first);
+            let mut used = 1;
+            let mut is_followed_by_file = false;
+            for part in parts {
+                match part {
+                    OutPart::Bytes(bytes) if used < IO_SLICES_MAX => {
+                        slices[used] = IoSlice::new(bytes);
+                        used += 1;
+                    }
+                    OutPart::Bytes(_) => break,
+                    OutPart::File(_) => {
+                        is_followed_by_file = true;
+                        break;
+                    }
+                }
+            }
+            send_slices(stream, &slices[..used], is_followed_by_file)
+        }
+    }
+}
+
+fn send_slices(stream: &tokio::net::TcpStream, slices: &[IoSlice<'_>], more: bool) -> io::Result<usize> {
+    use rustix::net::SendFlags;
+    let mut flags = SendFlags::NOSIGNAL | SendFlags::DONTWAIT;
+    #[cfg(target_os = "linux")]
+    if more {
+        // The response's header and the region behind it then share packets.
+        flags |= SendFlags::MORE;
+    }
+    #[cfg(not(target_os = "linux"))]
+    let _ = more;
+    let mut control = rustix::net::SendAncillaryBuffer::default();
+    Ok(rustix::net::sendmsg(stream, slices, &mut control, flags)?)
+}
+
+fn send_region(
+    stream: &tokio::net::TcpStream,
+    region: &klamm_log::FileRegion,
+    count: usize,
+) -> io::Result<usize> {
+    #[cfg(target_os = "linux")]
+    if let Some(file) = region.file.fd() {
+        let mut position = region.position;
+        let sent = rustix::fs::sendfile(stream, file, Some(&mut position), count)?;
+        if sent == 0 {
+            return Err(io::Error::new(io::ErrorKind::UnexpectedEof, "the segment ends before the region"));
+        }
+        return Ok(sent);
+    }
+    let mut copy = vec![0; count.min(COPY_BYTES_MAX)];
+    let read = region.file.read_at(&mut copy, region.position)?;
+    if read == 0 {
+        return Err(io::Error::new(io::ErrorKind::UnexpectedEof, "the segment ends before the region"));
+    }
+    send_slices(stream, &[IoSlice::new(&copy[..read])], false)
+}

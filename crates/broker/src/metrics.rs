@@ -1,0 +1,82 @@
+//! What the broker counts, in Prometheus' text format on the HTTP port.
+//!
+//! Counters are bumped on hot paths: relaxed atomics, no labels there.
+
+use klamm_protocol::records::ValidatedBatch;
+use prometheus_client::encoding::text::encode;
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::registry::Registry;
+
+/// Every metric of one broker.
+#[derive(Debug)]
+pub(crate) struct Metrics {
+    registry: Registry,
+    pub(crate) connections_accepted: Counter,
+    pub(crate) connections_refused: Counter,
+    pub(crate) connections: Gauge,
+    pub(crate) bytes_in: Counter,
+    pub(crate) bytes_out: Counter,
+    pub(crate) requests: Counter,
+    pub(crate) produced_records: Counter,
+    pub(crate) produced_bytes: Counter,
+    pub(crate) fetched_bytes: Counter,
+    pub(crate) fetch_sessions: Gauge,
+    pub(crate) request_memory_bytes: Gauge,
+    pub(crate) topics: Gauge,
+    pub(crate) partitions: Gauge,
+    pub(crate) metadata_offset: Gauge,
+}
+
+impl Metrics {
+    pub(crate) fn new() -> Self {
+        let mut registry = Registry::with_prefix("klamm");
+        macro_rules! metric {
+            ($name:literal, $help:literal) => {{
+                let metric = Default::default();
+                register(&mut registry, $name, $help, &metric);
+                metric
+            }};
+        }
+        fn register<M: prometheus_client::registry::Metric + Clone>(
+            registry: &mut Registry,
+            name: &str,
+            help: &str,
+            metric: &M,
+        ) {
+            registry.register(name, help, metric.clone());
+        }
+        Self {
+            connections_accepted: metric!("connections_accepted", "Connections accepted since the start"),
+            connections_refused: metric!("connections_refused", "Connections closed at once by a limit"),
+            connections: metric!("connections", "Connections now open"),
+            bytes_in: metric!("received_bytes", "Bytes read from clients"),
+            bytes_out: metric!("sent_bytes", "Bytes sent to clients"),
+            requests: metric!("requests", "Requests handled"),
+            produced_records: metric!("produced_records", "Records that passed validation"),
+            produced_bytes: metric!("produced_bytes", "Bytes of batches that passed validation"),
+            fetched_bytes: metric!("fetched_bytes", "Bytes of batches returned by Fetch"),
+            fetch_sessions: metric!("fetch_sessions", "Fetch sessions now open"),
+            request_memory_bytes: metric!("request_memory_bytes", "Memory held by requests being read"),
+            topics: metric!("topics", "Topics"),
+            partitions: metric!("partitions", "Partitions led by this broker"),
+            metadata_offset: metric!("metadata_offset", "Offset of the last applied metadata record"),
+            registry,
+        }
+    }
+
+    pub(crate) fn note_batches(&self, batches: &[ValidatedBatch]) {
+        for batch in batches {
+            self.produced_records.inc_by(u64::try_from(batch.header.record_count).unwrap_or(0));
+            self.produced_bytes.inc_by(batch.bytes.len() as u64);
+        }
+    }
+
+    /// The text that `/metrics` answers.
+    pub(crate) fn render(&self) -> String {
+        let mut text = String::new();
+        // Writing to a String cannot fail.
+        let _ = encode(&mut text, &self.registry);
+        text
+    }
+}

@@ -1,0 +1,335 @@
+//! One connection: reads, cuts frames, hands them to the handlers, sends answers in order.
+//!
+//! Only consecutive Produce requests overlap: what one read brought of them is handled
+//! as one group. Every other API is a barrier that starts when all earlier requests
+//! have been answered and ends before the next begins, as Kafka handles one at a time.
+//!
+//! **Invariants:** a turn handles at most [`TURN_FRAMES_MAX`] frames and sends at most
+//! [`TURN_BYTES_MAX`]; nothing is read while [`slots::SLOTS_MAX`] requests are under way
+//! or responses are queued faster than the peer takes them; the task ends with a reason.
+
+use std::future::Future;
+use std::net::SocketAddr;
+use std::pin::Pin;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use klamm_protocol::api_key::ApiKey;
+use klamm_protocol::time::MonoMs;
+use tokio::sync::watch;
+
+use super::CloseReason;
+use super::input::Input;
+use super::limits::ConnectionPermit;
+use super::slots::Slots;
+use crate::broker::Broker;
+use crate::handlers::produce::{ParkedProduce, ProduceGroup, ProduceWaker};
+use crate::handlers::{self, ConnectionContext, Frame, Handled, Response};
+use crate::host::{Host, Interest, OutQueue, Transport};
+
+/// Frames handled before the connection sends and lets others run.
+const TURN_FRAMES_MAX: usize = 64;
+/// Bytes read or sent before the connection lets others run.
+const TURN_BYTES_MAX: usize = 1024 * 1024;
+/// Bytes read ahead while a barrier is under way: enough to see the peer go.
+const READ_AHEAD_BYTES_MAX: usize = 64 * 1024;
+/// Queued response bytes above which nothing more is handled.
+const OUT_BYTES_MAX: usize = 4 * 1024 * 1024;
+
+/// How often a connection that found the memory budget spent looks again.
+const MEMORY_RETRY_MS: u64 = 10;
+
+type Answer = Pin<Box<dyn Future<Output = Handled> + Send>>;
+type Timer = Pin<Box<dyn Future<Output = ()> + Send>>;
+
+/// Serves one connection until it ends.
+pub(crate) async fn serve<H: Host>(
+    broker: Arc<Broker<H>>,
+    transport: H::Transport,
+    peer: SocketAddr,
+    listener_name: Arc<str>,
+    stop: watch::Receiver<bool>,
+    permit: ConnectionPermit,
+) {
+    let now = broker.host.mono();
+    let input = Input::new(
+        broker.memory.clone(),
+        usize::try_from(broker.config.socket_request_max_bytes).unwrap_or(0),
+    );
+    let mut connection = Connection {
+        idle_timer: Box::pin(broker.host.sleep_until(now.plus_ms(broker.idle_ms_max()))),
+        context: ConnectionContext { listener_name },
+        waker: Arc::default(),
+        input,
+        out: OutQueue::default(),
+        slots: Slots::default(),
+        group: ProduceGroup::default(),
+        held: None,
+        barrier: None,
+        last_activity: now,
+        is_starved: false,
+        stop,
+        transport,
+        broker,
+    };
+    let reason = connection.run().await;
+    tracing::debug!(%peer, %reason, "connection closed");
+    drop(permit);
+}
+
+struct Connection<H: Host> {
+    broker: Arc<Broker<H>>,
+    transport: H::Transport,
+    context: ConnectionContext,
+    waker: Arc<ProduceWaker>,
+    input: Input,
+    out: OutQueue,
+    slots: Slots<ParkedProduce, Response>,
+    group: ProduceGroup,
+    /// A frame that waits until earlier requests have been answered.
+    held: Option<Frame>,
+    barrier: Option<Answer>,
+    last_activity: MonoMs,
+    idle_timer: Timer,
+    /// The memory budget had no room at the last read.
+    is_starved: bool,
+    stop: watch::Receiver<bool>,
+}
+
+enum Event {
+    Socket,
+    Answered(Handled),
+    Woken,
+    Timer,
+    MemoryRetry,
+    Stop,
+}
+
+impl<H: Host> Connection<H> {
+    async fn run(&mut self) -> CloseReason {
+        match self.turns().await {
+            Ok(never) => match never {},
+            Err(reason) => {
+                // What is ready goes out as far as the socket takes it without waiting.
+                let _ = self.transport.try_send(&mut self.out, TURN_BYTES_MAX);
+                reason
+            }
+        }
+    }
+
+    async fn turns(&mut self) -> Result<std::convert::Infallible, CloseReason> {
+        loop {
+            let read_bytes = self.read()?;
+            let has_more = self.handle_frames()?;
+            self.finish_parked()?;
+            while let Some(response) = self.slots.pop_ready() {
+                self.send(response);
+            }
+            let is_full = self.flush()?;
+            if *self.stop.borrow() && self.is_quiet() {
+                return Err(CloseReason::Stopping);
+            }
+            if has_more || read_bytes >= TURN_BYTES_MAX || !self.out.is_empty() && !is_full {
+                tokio::task::yield_now().await;
+                continue;
+            }
+            self.input.settle();
+            self.out.shrink();
+            match self.next_event().await? {
+                Event::Answered(handled) => {
+                    self.barrier = None;
+                    self.take(handled)?;
+                }
+                Event::Timer => self.on_timer()?,
+                Event::Socket | Event::Woken | Event::MemoryRetry | Event::Stop => {}
+            }
+        }
+    }
+
+    /// Reads what the socket holds, up to a turn's worth.
+    fn read(&mut self) -> Result<usize, CloseReason> {
+        let mut read_bytes = 0;
+        while self.may_read() && read_bytes < TURN_BYTES_MAX {
+            let Some(room) = self.input.room() else {
+                self.is_starved = true;
+                break;
+            };
+            self.is_starved = false;
+            match self.transport.try_read(room) {
+                Ok(0) => return Err(CloseReason::PeerClosed),
+                Ok(count) => read_bytes += count,
+                Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => break,
+                Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(CloseReason::Io(error.to_string())),
+            }
+        }
+        if read_bytes > 0 {
+            self.last_activity = self.broker.host.mono();
+            self.broker.metrics.bytes_in.inc_by(read_bytes as u64);
+        }
+        Ok(read_bytes)
+    }
+
+    fn may_read(&self) -> bool {
+        if self.is_blocked() || *self.stop.borrow() {
+            // Enough to notice that the peer went; more would only be memory.
+            return !*self.stop.borrow() && self.input.len() < READ_AHEAD_BYTES_MAX;
+        }
+        true
+    }
+
+    /// No frame may be handled now.
+    fn is_blocked(&self) -> bool {
+        self.barrier.is_some()
+            || self.held.is_some()
+            || self.slots.is_full()
+            || self.out.bytes() > OUT_BYTES_MAX
+    }
+
+    fn is_quiet(&self) -> bool {
+        self.barrier.is_none() && self.held.is_none() && self.slots.is_empty() && self.out.is_empty()
+    }
+
+    /// Handles complete frames; true when the turn's limit left some.
+    fn handle_frames(&mut self) -> Result<bool, CloseReason> {
+        let mut handled_count = 0;
+        let mut has_more = false;
+        if self.slots.is_empty()
+            && self.barrier.is_none()
+            && let Some(frame) = self.held.take()
+        {
+            self.dispatch(frame)?;
+        }
+        while !self.is_blocked() && !*self.stop.borrow() {
+            if handled_count == TURN_FRAMES_MAX {
+                has_more = true;
+                break;
+            }
+            let Some(bytes) = self.input.cut()? else { break };
+            handled_count += 1;
+            let frame = self.parse(bytes)?;
+            if frame.api == ApiKey::Produce {
+                let slot = self.slots.next();
+                if let Some(parked) = handlers::produce::collect(&self.broker, &mut self.group, frame, slot)?
+                {
+                    self.slots.push_parked(parked);
+                }
+                continue;
+            }
+            self.append_group()?;
+            if self.slots.is_empty() {
+                self.dispatch(frame)?;
+            } else {
+                self.finish_parked()?;
+                while let Some(response) = self.slots.pop_ready() {
+                    self.send(response);
+                }
+                if self.slots.is_empty() {
+                    self.dispatch(frame)?;
+                } else {
+                    self.held = Some(frame);
+                }
+            }
+        }
+        self.append_group()?;
+        Ok(has_more)
+    }
+
+    fn parse(&mut self, bytes: Bytes) -> Result<Frame, CloseReason> {
+        let frame = Frame::parse(bytes)?;
+        self.broker.metrics.requests.inc();
+        Ok(frame)
+    }
+
+    fn append_group(&mut self) -> Result<(), CloseReason> {
+        handlers::produce::append(&self.broker, &mut self.group, &mut self.slots, &self.waker)
+    }
+
+    /// Starts a request that is a barrier.
+    fn dispatch(&mut self, frame: Frame) -> Result<(), CloseReason> {
+        let handled = handlers::handle(&self.broker, &self.context, frame);
+        self.take(handled)
+    }
+
+    fn take(&mut self, handled: Handled) -> Result<(), CloseReason> {
+        match handled {
+            Handled::Reply(response) => {
+                self.send(response);
+                Ok(())
+            }
+            Handled::Later(answer) => {
+                self.barrier = Some(answer);
+                Ok(())
+            }
+            Handled::Close(reason) => Err(reason),
+        }
+    }
+
+    /// Puts the answers that other threads left into their slots.
+    fn finish_parked(&mut self) -> Result<(), CloseReason> {
+        for completion in self.waker.take() {
+            handlers::produce::complete(&mut self.slots, completion)?;
+        }
+        Ok(())
+    }
+
+    fn send(&mut self, response: Response) {
+        for part in response.parts {
+            self.out.push(part);
+        }
+    }
+
+    /// Sends; true when the socket takes no more.
+    fn flush(&mut self) -> Result<bool, CloseReason> {
+        if self.out.is_empty() {
+            return Ok(false);
+        }
+        let sent = self
+            .transport
+            .try_send(&mut self.out, TURN_BYTES_MAX)
+            .map_err(|error| CloseReason::Io(error.to_string()))?;
+        if sent.bytes > 0 {
+            self.last_activity = self.broker.host.mono();
+            self.broker.metrics.bytes_out.inc_by(sent.bytes as u64);
+        }
+        Ok(sent.is_full)
+    }
+
+    async fn next_event(&mut self) -> Result<Event, CloseReason> {
+        let interest = Interest { read: self.may_read() && !self.is_starved, write: !self.out.is_empty() };
+        let is_starved = self.is_starved;
+        let is_stopping = *self.stop.borrow();
+        let retry = self.broker.host.sleep_until(self.broker.host.mono().plus_ms(MEMORY_RETRY_MS));
+        tokio::select! { biased;
+            answer = poll_answer(&mut self.barrier) => Ok(Event::Answered(answer)),
+            () = self.waker.woken() => Ok(Event::Woken),
+            ready = self.transport.ready(interest) => match ready {
+                Ok(()) => Ok(Event::Socket),
+                Err(error) => Err(CloseReason::Io(error.to_string())),
+            },
+            () = retry, if is_starved => Ok(Event::MemoryRetry),
+            _ = self.stop.changed(), if !is_stopping => Ok(Event::Stop),
+            () = &mut self.idle_timer => Ok(Event::Timer),
+        }
+    }
+
+    fn on_timer(&mut self) -> Result<(), CloseReason> {
+        let now = self.broker.host.mono();
+        let idle_ms_max = self.broker.idle_ms_max();
+        // A long poll under way is not idleness.
+        let is_waiting = self.barrier.is_some() || !self.slots.is_empty();
+        if !is_waiting && now.since_ms(self.last_activity) >= idle_ms_max {
+            return Err(CloseReason::Idle);
+        }
+        let from = if is_waiting { now } else { self.last_activity };
+        self.idle_timer = Box::pin(self.broker.host.sleep_until(from.plus_ms(idle_ms_max)));
+        Ok(())
+    }
+}
+
+async fn poll_answer(barrier: &mut Option<Answer>) -> Handled {
+    match barrier {
+        Some(answer) => answer.await,
+        None => std::future::pending().await,
+    }
+}

@@ -1,0 +1,61 @@
+//! How other threads reach a connection: they leave a completion and wake it, once.
+
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use tokio::sync::Notify;
+
+/// A parked batch has its answer.
+#[derive(Debug)]
+pub(crate) struct Completion<R> {
+    /// The slot that waits for it.
+    pub(crate) slot: u64,
+    /// The place within the slot: index of topic and of partition in the response.
+    pub(crate) place: (u32, u32),
+    /// The answer.
+    pub(crate) result: R,
+}
+
+/// One connection's letter box.
+#[derive(Debug)]
+pub(crate) struct ConnWaker<R> {
+    completions: Mutex<Vec<Completion<R>>>,
+    has_completions: AtomicBool,
+    woken: Notify,
+}
+
+impl<R> Default for ConnWaker<R> {
+    fn default() -> Self {
+        Self {
+            completions: Mutex::new(Vec::new()),
+            has_completions: AtomicBool::new(false),
+            woken: Notify::new(),
+        }
+    }
+}
+
+impl<R> ConnWaker<R> {
+    /// Leaves completions; the caller wakes afterwards.
+    pub(crate) fn leave(&self, completion: Completion<R>) {
+        self.completions.lock().expect("nothing panics in here").push(completion);
+        self.has_completions.store(true, Ordering::Release);
+    }
+
+    /// Wakes the connection; several wakes before it looks are one.
+    pub(crate) fn wake(&self) {
+        self.woken.notify_one();
+    }
+
+    /// Resolves after a [`ConnWaker::wake`].
+    pub(crate) async fn woken(&self) {
+        self.woken.notified().await;
+    }
+
+    /// What was left since the last look.
+    pub(crate) fn take(&self) -> Vec<Completion<R>> {
+        if !self.has_completions.swap(false, Ordering::Acquire) {
+            return Vec::new();
+        }
+        std::mem::take(&mut *self.completions.lock().expect("nothing panics in here"))
+    }
+}

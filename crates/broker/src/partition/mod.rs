@@ -1,0 +1,331 @@
+//! A partition as this broker leads it: the appender's role, the published view, waiting fetches.
+//!
+//! The log has one writer: whoever holds the appender's role. The first producer
+//! becomes the appender on its own thread; who comes meanwhile leaves its work in the
+//! queue and goes away. Nobody waits for a partition on a network worker.
+//!
+//! **Invariants:** at most one thread has the [`Log`]; work is done in the order it
+//! came; the end is published before waiters are woken; a closed partition answers
+//! everything with an error and never writes again.
+
+pub(crate) mod registry;
+pub(crate) mod waiters;
+
+use std::collections::VecDeque;
+use std::sync::atomic::{AtomicI32, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard};
+
+use klamm_log::{AppendContext, AppendError, AppendOrigin, BatchPlaced, Log, PartitionView};
+use klamm_protocol::ids::{LeaderEpoch, PartitionIndex, TopicId};
+use klamm_protocol::records::ValidatedBatch;
+
+use crate::handlers::produce::ProduceWaker;
+use crate::host::{DirPressure, Host};
+use crate::net::waker::Completion;
+use waiters::Waiters;
+
+/// Rounds an appender does for others before a task of its own takes over.
+const ROUNDS_MAX: usize = 4;
+
+/// What became of one batch.
+pub(crate) type AppendResult = Result<BatchPlaced, AppendFailure>;
+
+/// Why a batch is not in the log.
+#[derive(Clone, Debug, thiserror::Error)]
+pub(crate) enum AppendFailure {
+    /// The partition is no longer here.
+    #[error("the partition was closed")]
+    Closed,
+    /// The log refused it, or its disk failed.
+    #[error(transparent)]
+    Refused(#[from] AppendError),
+}
+
+/// Where a batch's answer belongs: the slot and the place in its response.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Ticket {
+    pub(crate) slot: u64,
+    pub(crate) place: (u32, u32),
+}
+
+/// Batches of one connection for one partition, in order.
+pub(crate) struct AppendGroup {
+    pub(crate) batches: Vec<ValidatedBatch>,
+    pub(crate) tickets: Vec<Ticket>,
+}
+
+/// What [`Partition::append`] did.
+pub(crate) enum Append {
+    /// The batches are in the log, or were refused one by one.
+    Done(Vec<AppendResult>),
+    /// Another thread is appending; the waker gets a completion for each ticket.
+    Queued,
+}
+
+type Job = Box<dyn FnOnce(Option<&mut Log>) + Send>;
+
+enum Work {
+    Append { group: AppendGroup, waker: Arc<ProduceWaker> },
+    Job(Job),
+}
+
+enum Role {
+    Free(Box<Log>),
+    Taken,
+    Closed,
+}
+
+struct Appender {
+    role: Role,
+    waiting: VecDeque<Work>,
+}
+
+/// One partition that this broker leads.
+pub(crate) struct Partition {
+    pub(crate) topic: Arc<str>,
+    pub(crate) topic_id: TopicId,
+    pub(crate) index: PartitionIndex,
+    pub(crate) view: Arc<PartitionView>,
+    pub(crate) waiters: Waiters,
+    leader_epoch: AtomicI32,
+    appender: Mutex<Appender>,
+    pressure: Arc<DirPressure>,
+}
+
+impl Partition {
+    pub(crate) fn new(
+        topic: Arc<str>,
+        topic_id: TopicId,
+        index: PartitionIndex,
+        leader_epoch: LeaderEpoch,
+        log: Log,
+        pressure: Arc<DirPressure>,
+    ) -> Arc<Self> {
+        let view = log.view();
+        // With one replica and page-cache durability everything that is in the log counts.
+        view.raise_high_watermark_to_end();
+        Arc::new(Self {
+            topic,
+            topic_id,
+            index,
+            view,
+            waiters: Waiters::default(),
+            leader_epoch: AtomicI32::new(leader_epoch.0),
+            appender: Mutex::new(Appender { role: Role::Free(Box::new(log)), waiting: VecDeque::new() }),
+            pressure,
+        })
+    }
+
+    /// The epoch in which this broker leads.
+    pub(crate) fn leader_epoch(&self) -> LeaderEpoch {
+        LeaderEpoch(self.leader_epoch.load(Ordering::Acquire))
+    }
+
+    /// Leads in a new epoch: noted in the log before the first append under it.
+    pub(crate) async fn lead<H: Host>(self: &Arc<Self>, host: &H, epoch: LeaderEpoch) {
+        let partition = self.clone();
+        let assigned = self
+            .with_log(host, move |log| {
+                let assigned = log.assign_leader_epoch(epoch);
+                partition.leader_epoch.store(epoch.0, Ordering::Release);
+                assigned
+            })
+            .await;
+        if let Some(Err(error)) = assigned {
+            tracing::error!(topic = %self.topic, partition = %self.index, %error, "cannot note a leader epoch");
+        }
+        self.waiters.changed();
+    }
+
+    /// Appends `group` here if nobody else is appending, or leaves it to who is.
+    pub(crate) fn append<H: Host>(
+        self: &Arc<Self>,
+        host: &H,
+        group: AppendGroup,
+        waker: &Arc<ProduceWaker>,
+    ) -> Append {
+        let mut log = {
+            let mut appender = self.locked();
+            match std::mem::replace(&mut appender.role, Role::Taken) {
+                Role::Free(log) => log,
+                Role::Taken => {
+                    appender.waiting.push_back(Work::Append { group, waker: waker.clone() });
+                    return Append::Queued;
+                }
+                Role::Closed => {
+                    appender.role = Role::Closed;
+                    return Append::Done(group.tickets.iter().map(|_| Err(AppendFailure::Closed)).collect());
+                }
+            }
+        };
+        let results = self.write(host, &mut log, &group.batches);
+        self.hand_over(host, log);
+        Append::Done(results)
+    }
+
+    /// Runs `job` with the log, in its turn, and gives its result. `None` once the partition is closed.
+    pub(crate) async fn with_log<H: Host, T: Send + 'static>(
+        self: &Arc<Self>,
+        host: &H,
+        job: impl FnOnce(&mut Log) -> T + Send + 'static,
+    ) -> Option<T> {
+        let (sender, receiver) = tokio::sync::oneshot::channel();
+        self.enqueue(
+            host,
+            Box::new(move |log| {
+                let _ = sender.send(log.map(job));
+            }),
+        );
+        receiver.await.ok().flatten()
+    }
+
+    /// Takes the log away for good; `None` if it was taken before. What still waits is refused.
+    pub(crate) async fn close<H: Host>(self: &Arc<Self>, host: &H) -> Option<Box<Log>> {
+        loop {
+            {
+                let mut appender = self.locked();
+                match std::mem::replace(&mut appender.role, Role::Closed) {
+                    Role::Free(log) => return Some(log),
+                    Role::Closed => return None,
+                    Role::Taken => appender.role = Role::Taken,
+                }
+            }
+            // Queue behind the appender; when the job has run the role is about to be free.
+            self.with_log(host, |_| ()).await?;
+            tokio::task::yield_now().await;
+        }
+    }
+
+    fn enqueue<H: Host>(self: &Arc<Self>, host: &H, job: Job) {
+        let taken = {
+            let mut appender = self.locked();
+            match std::mem::replace(&mut appender.role, Role::Taken) {
+                Role::Free(log) => Some((log, job)),
+                Role::Taken => {
+                    appender.waiting.push_back(Work::Job(job));
+                    None
+                }
+                Role::Closed => {
+                    appender.role = Role::Closed;
+                    drop(appender);
+                    job(None);
+                    None
+                }
+            }
+        };
+        if let Some((mut log, job)) = taken {
+            job(Some(&mut log));
+            self.after_job();
+            self.hand_over(host, log);
+        }
+    }
+
+    /// Does what came meanwhile, then frees the role.
+    fn hand_over<H: Host>(self: &Arc<Self>, host: &H, mut log: Box<Log>) {
+        for _ in 0..ROUNDS_MAX {
+            let round = {
+                let mut appender = self.locked();
+                if appender.waiting.is_empty() {
+                    appender.role = Role::Free(log);
+                    return;
+                }
+                std::mem::take(&mut appender.waiting)
+            };
+            self.do_round(host, &mut log, round);
+        }
+        // Others keep coming faster than this thread writes: it goes back to its own connection.
+        let partition = self.clone();
+        let host_of_task = host.clone();
+        host.spawn("appender", async move {
+            tokio::task::yield_now().await;
+            partition.hand_over(&host_of_task, log);
+        });
+    }
+
+    /// All batches between two jobs go into one write.
+    fn do_round<H: Host>(&self, host: &H, log: &mut Log, round: VecDeque<Work>) {
+        let mut batches = Vec::new();
+        let mut owners: Vec<(Arc<ProduceWaker>, Ticket)> = Vec::new();
+        for work in round {
+            match work {
+                Work::Append { group, waker } => {
+                    batches.extend(group.batches);
+                    owners.extend(group.tickets.into_iter().map(|ticket| (waker.clone(), ticket)));
+                }
+                Work::Job(job) => {
+                    self.write_for(host, log, &mut batches, &mut owners);
+                    job(Some(log));
+                    self.after_job();
+                }
+            }
+        }
+        self.write_for(host, log, &mut batches, &mut owners);
+    }
+
+    fn write_for<H: Host>(
+        &self,
+        host: &H,
+        log: &mut Log,
+        batches: &mut Vec<ValidatedBatch>,
+        owners: &mut Vec<(Arc<ProduceWaker>, Ticket)>,
+    ) {
+        if batches.is_empty() {
+            return;
+        }
+        let results = self.write(host, log, batches);
+        batches.clear();
+        let mut previous: Option<Arc<ProduceWaker>> = None;
+        for ((waker, ticket), result) in owners.drain(..).zip(results) {
+            waker.leave(Completion { slot: ticket.slot, place: ticket.place, result });
+            // A connection's batches lie together: one wake for all of them.
+            match &previous {
+                Some(same) if Arc::ptr_eq(same, &waker) => {}
+                other => {
+                    if let Some(done) = other {
+                        done.wake();
+                    }
+                    previous = Some(waker);
+                }
+            }
+        }
+        if let Some(done) = previous {
+            done.wake();
+        }
+    }
+
+    /// Plan, one vectored write, publish the end, wake waiters: in this order.
+    fn write<H: Host>(&self, host: &H, log: &mut Log, batches: &[ValidatedBatch]) -> Vec<AppendResult> {
+        let context = AppendContext {
+            now: host.wall(),
+            leader_epoch: self.leader_epoch(),
+            origin: AppendOrigin::Client,
+        };
+        let plan = log.plan(&context, batches);
+        let results: Vec<AppendResult> = host
+            .maybe_slow(&self.pressure, || log.write(plan))
+            .into_iter()
+            .map(|result| result.map_err(AppendFailure::from))
+            .collect();
+        let placed_bytes: u64 = results
+            .iter()
+            .flatten()
+            .filter(|placed| !placed.is_duplicate)
+            .map(|placed| u64::from(placed.bytes))
+            .sum();
+        if placed_bytes > 0 {
+            self.view.raise_high_watermark_to_end();
+            self.waiters.advanced(placed_bytes);
+        }
+        results
+    }
+
+    /// A job may have moved the log's start or end: readers look again.
+    fn after_job(&self) {
+        self.view.raise_high_watermark_to_end();
+        self.waiters.changed();
+    }
+
+    fn locked(&self) -> MutexGuard<'_, Appender> {
+        self.appender.lock().expect("nothing panics while the role changes hands")
+    }
+}
