@@ -1,0 +1,147 @@
+//! Opening what another process left: leftovers, lost index files, a foreign directory.
+
+mod support;
+
+use klamm_log::disk::{Disk, MemoryDisk};
+use klamm_log::{Log, LogConfig, LogError, OpenLog};
+use klamm_protocol::ids::{LeaderEpoch, Offset, TopicId, Uuid};
+use support::*;
+
+fn filled(disk: &MemoryDisk) -> (Model, Vec<i64>) {
+    let mut log = create(disk, small_config());
+    let mut model = Model::default();
+    for n in 0..40 {
+        let batch = plain(&[n, n + 3]);
+        append(&mut log, std::slice::from_ref(&batch))[0].as_ref().unwrap();
+        model.append(&batch, &[n, n + 3]).unwrap();
+    }
+    let bases = log.view().load().1.iter().map(|segment| segment.base_offset().0).collect();
+    log.close().unwrap();
+    (model, bases)
+}
+
+fn put(disk: &MemoryDisk, base: i64, suffix: &str, bytes: &[u8]) {
+    disk.write_file_atomically(&file(base, suffix), bytes).unwrap();
+}
+
+fn check(disk: &MemoryDisk, model: &Model) -> klamm_log::RecoveryReport {
+    let (log, report) = Log::open(open_with(disk, small_config())).unwrap();
+    check_reads(&log, model, 300);
+    for asked in [0, 5, 21, 42, 43] {
+        check_timestamps(&log, model, asked);
+    }
+    log.close().unwrap();
+    report
+}
+
+#[test]
+fn lost_and_wrong_index_files_cost_time_and_nothing_else() {
+    let disk = MemoryDisk::new();
+    let (model, bases) = filled(&disk);
+    let written = disk.read_file(&file(bases[0], ".index"), 1 << 20).unwrap();
+    let times = disk.read_file(&file(bases[0], ".timeindex"), 1 << 20).unwrap();
+    disk.remove_file(&file(bases[0], ".index")).unwrap();
+    put(&disk, bases[1], ".index", &[0, 0, 0, 1, 0, 0, 2, 200]);
+    let last = *bases.last().unwrap();
+    put(&disk, last, ".index", &[0, 0, 0, 1, 0, 0, 0, 9]);
+    let report = check(&disk, &model);
+    assert_eq!(report.rebuilt_indexes, [file(bases[0], ".index"), file(last, ".index")]);
+    assert_eq!(disk.read_file(&file(bases[0], ".index"), 1 << 20).unwrap(), written);
+    assert_eq!(disk.read_file(&file(bases[0], ".timeindex"), 1 << 20).unwrap(), times);
+}
+
+#[test]
+fn a_recovered_index_is_the_one_that_was_written() {
+    let disk = MemoryDisk::new();
+    let (_, bases) = filled(&disk);
+    let index = |base, suffix| disk.read_file(&file(base, suffix), 1 << 20).unwrap();
+    let all = || bases.iter().map(|b| (index(*b, ".index"), index(*b, ".timeindex"))).collect::<Vec<_>>();
+    let written = all();
+    for base in &bases {
+        put(&disk, *base, ".index", &[]);
+        disk.remove_file(&file(*base, ".timeindex")).unwrap();
+    }
+    let (log, _) = reopen_unclean(&disk, small_config(), Offset(0));
+    log.close().unwrap();
+    assert_eq!(all(), written);
+}
+
+#[test]
+fn leftovers_are_finished_as_kafka_finishes_them() {
+    let disk = MemoryDisk::new();
+    let (model, bases) = filled(&disk);
+    // A swap of the first two segments that was complete but for the renaming.
+    let joined: Vec<u8> =
+        bases[..2].iter().flat_map(|b| disk.read_file(&file(*b, ".log"), 1 << 20).unwrap()).collect();
+    put(&disk, bases[0], ".log.swap", &joined);
+    put(&disk, 7, ".log.deleted", b"old");
+    put(&disk, 999, ".index", b"nobody's");
+    disk.remove_file(&file(bases[0], ".index")).unwrap();
+    disk.remove_file(&file(bases[0], ".timeindex")).unwrap();
+    let report = check(&disk, &model);
+    assert_eq!(report.leftovers.len(), 2, "{report:?}");
+    for gone in
+        [file(bases[1], ".log"), file(7, ".log.deleted"), file(999, ".index"), file(bases[0], ".log.swap")]
+    {
+        assert!(!disk.exists(&gone).unwrap(), "{}", gone.display());
+    }
+    // A swap beside something that was still being cleaned was not complete.
+    put(&disk, bases[0], ".log.cleaned", b"half");
+    put(&disk, bases[2], ".log.swap", b"half");
+    assert_eq!(check(&disk, &model).leftovers.len(), 2);
+}
+
+#[test]
+fn a_directory_of_another_topic_is_refused_and_left_alone() {
+    let disk = MemoryDisk::new();
+    let (model, _) = filled(&disk);
+    let before = disk.list_dir(&dir()).unwrap();
+    let open = OpenLog { topic_id: TopicId(Uuid(6000)), ..open_with(&disk, small_config()) };
+    assert!(matches!(Log::open(open), Err(LogError::TopicIdMismatch { .. })));
+    assert_eq!(disk.list_dir(&dir()).unwrap(), before);
+    check(&disk, &model);
+}
+
+#[test]
+fn deleted_records_are_gone_and_the_epochs_follow() {
+    let disk = MemoryDisk::new();
+    let (mut model, bases) = filled(&disk);
+    let (mut log, _) = Log::open(open_with(&disk, small_config())).unwrap();
+    log.view().raise_high_watermark_to_end();
+    log.assign_leader_epoch(LeaderEpoch(5)).unwrap();
+    let view = log.view();
+    let (old, end) = (view.load(), view.limits().end);
+    let region = view.read(Offset(0), end, 1 << 20, true).unwrap().unwrap();
+    let bytes = region.read().unwrap();
+    assert_eq!(log.advance_log_start(Offset(bases[2] + 1)).unwrap(), 2);
+    assert!(matches!(log.advance_log_start(Offset(999)), Err(LogError::OffsetOutOfRange { .. })));
+    assert_eq!(log.advance_log_start(Offset(1)).unwrap(), 0);
+    assert_eq!(region.read().unwrap(), bytes, "who holds a region may finish");
+    drop(old);
+    model.log_start = bases[2] + 1;
+    model.batches.retain(|batch| batch.header.base_offset.0 >= bases[2]);
+    check_reads(&log, &model, 1);
+    assert_eq!(view.leader_epochs().entries()[0].start_offset.0, bases[2] + 1);
+    assert_eq!(view.end_offset_for_epoch(EPOCH).end_offset.0, model.end);
+    assert!(!disk.exists(&file(bases[0], ".log")).unwrap());
+}
+
+#[test]
+fn a_batch_beyond_the_segment_size_and_a_gap_in_replication_are_refused() {
+    use klamm_log::{AppendError, AppendOrigin};
+    let disk = MemoryDisk::new();
+    let config = LogConfig { segment_bytes: 200, ..small_config() };
+    let mut log = create(&disk, config);
+    let results = append(&mut log, &[plain(&[1]), plain(&[1, 2]), plain(&[3])]);
+    assert!(results[0].is_ok() && results[2].is_ok());
+    assert!(matches!(results[1], Err(AppendError::RecordBatchTooLarge { .. })));
+    let plan = log.plan(&context(AppendOrigin::Replication), &[plain(&[1])]);
+    assert!(matches!(log.write(plan)[0], Err(AppendError::UnexpectedOffset { .. })));
+    let (first, second) = {
+        let one = [plain(&[1])];
+        let context = context(AppendOrigin::Client);
+        (log.plan(&context, &one), log.plan(&context, &one))
+    };
+    assert!(log.write(first)[0].is_ok());
+    assert!(matches!(log.write(second)[0], Err(AppendError::StalePlan(_))));
+}
