@@ -62,6 +62,8 @@ pub(crate) struct ProduceGroup {
     entries: Vec<Entry>,
     slots: Vec<u64>,
     scratch: Scratch,
+    /// A request with acks=0 was refused in part; the connection closes once the rest is in the log.
+    has_unacknowledged_failure: bool,
 }
 
 struct Entry {
@@ -121,7 +123,8 @@ pub(crate) fn collect<H: Host>(
         });
     }
     if !is_answered {
-        return if has_failed { Err(CloseReason::UnacknowledgedFailure) } else { Ok(None) };
+        group.has_unacknowledged_failure |= has_failed;
+        return Ok(None);
     }
     let waiting_count = (group.entries.len() - first_entry) as u32;
     group.slots.push(slot);
@@ -199,8 +202,9 @@ pub(crate) fn append<H: Host>(
     slots: &mut Slots<ParkedProduce, Response>,
     waker: &Arc<ProduceWaker>,
 ) -> Result<(), CloseReason> {
+    let mut has_unacknowledged_failure = std::mem::take(&mut group.has_unacknowledged_failure);
     if group.entries.is_empty() && group.slots.is_empty() {
-        return Ok(());
+        return if has_unacknowledged_failure { Err(CloseReason::UnacknowledgedFailure) } else { Ok(()) };
     }
     let mut entries = std::mem::take(&mut group.entries);
     let is_one_partition = entries.windows(2).all(|pair| Arc::ptr_eq(&pair[0].partition, &pair[1].partition));
@@ -209,7 +213,6 @@ pub(crate) fn append<H: Host>(
         entries.sort_by_key(|entry| (entry.partition.topic_id, entry.partition.index));
     }
     let mut rest = entries.drain(..).peekable();
-    let mut has_unacknowledged_failure = false;
     while let Some(first) = rest.next() {
         let partition = first.partition;
         let mut part = AppendGroup { batches: vec![first.batch], tickets: vec![first.ticket] };

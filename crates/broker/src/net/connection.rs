@@ -66,6 +66,8 @@ pub(crate) async fn serve<H: Host>(
         group: ProduceGroup::default(),
         held: None,
         barrier: None,
+        is_polling: false,
+        is_peer_gone: false,
         last_activity: now,
         is_starved: false,
         stop,
@@ -89,6 +91,10 @@ struct Connection<H: Host> {
     /// A frame that waits until earlier requests have been answered.
     held: Option<Frame>,
     barrier: Option<Answer>,
+    /// The barrier is a fetch, which may wait for long.
+    is_polling: bool,
+    /// The peer sends no more.
+    is_peer_gone: bool,
     last_activity: MonoMs,
     idle_timer: Timer,
     /// The memory budget had no room at the last read.
@@ -120,14 +126,23 @@ impl<H: Host> Connection<H> {
     async fn turns(&mut self) -> Result<std::convert::Infallible, CloseReason> {
         loop {
             let read_bytes = self.read()?;
-            let has_more = self.handle_frames()?;
+            // Before the frames: a held or unread one may wait for exactly these slots, and their
+            // wake is spent.
             self.finish_parked()?;
-            while let Some(response) = self.slots.pop_ready() {
-                self.send(response);
+            let handled = self.handle_frames();
+            if handled.is_err() {
+                // What came whole before the bad frame is as good as ever.
+                let _ = self.append_group();
             }
+            self.send_ready();
+            handled?;
             let is_full = self.flush()?;
+            let has_more = self.has_more();
             if *self.stop.borrow() && self.is_quiet() {
                 return Err(CloseReason::Stopping);
+            }
+            if self.is_peer_gone && !has_more && self.is_quiet() {
+                return Err(CloseReason::PeerClosed);
             }
             if has_more || read_bytes >= TURN_BYTES_MAX || !self.out.is_empty() && !is_full {
                 tokio::task::yield_now().await;
@@ -156,7 +171,8 @@ impl<H: Host> Connection<H> {
             };
             self.is_starved = false;
             match self.transport.try_read(room) {
-                Ok(0) => return Err(CloseReason::PeerClosed),
+                // What it sent before is handled: a producer with acks=0 may send and go.
+                Ok(0) => self.is_peer_gone = true,
                 Ok(count) => read_bytes += count,
                 Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => break,
                 Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
@@ -171,6 +187,9 @@ impl<H: Host> Connection<H> {
     }
 
     fn may_read(&self) -> bool {
+        if self.is_peer_gone {
+            return false;
+        }
         if self.is_blocked() || *self.stop.borrow() {
             // Enough to notice that the peer went; more would only be memory.
             return !*self.stop.borrow() && self.input.len() < READ_AHEAD_BYTES_MAX;
@@ -186,14 +205,28 @@ impl<H: Host> Connection<H> {
             || self.out.bytes() > OUT_BYTES_MAX
     }
 
+    /// Something that was read could be handled now: never sleep on it, nobody would wake us.
+    fn has_more(&self) -> bool {
+        if *self.stop.borrow() || self.barrier.is_some() {
+            return false;
+        }
+        match self.held {
+            Some(_) => self.slots.is_empty(),
+            None => !self.is_blocked() && self.input.has_frame(),
+        }
+    }
+
     fn is_quiet(&self) -> bool {
         self.barrier.is_none() && self.held.is_none() && self.slots.is_empty() && self.out.is_empty()
     }
 
-    /// Handles complete frames; true when the turn's limit left some.
-    fn handle_frames(&mut self) -> Result<bool, CloseReason> {
+    /// Handles complete frames, up to a turn's worth.
+    fn handle_frames(&mut self) -> Result<(), CloseReason> {
         let mut handled_count = 0;
-        let mut has_more = false;
+        if self.is_peer_gone && self.is_polling {
+            // Nobody hears what a long poll would find.
+            self.barrier = None;
+        }
         if self.slots.is_empty()
             && self.barrier.is_none()
             && let Some(frame) = self.held.take()
@@ -202,7 +235,6 @@ impl<H: Host> Connection<H> {
         }
         while !self.is_blocked() && !*self.stop.borrow() {
             if handled_count == TURN_FRAMES_MAX {
-                has_more = true;
                 break;
             }
             let Some(bytes) = self.input.cut()? else { break };
@@ -221,9 +253,6 @@ impl<H: Host> Connection<H> {
                 self.dispatch(frame)?;
             } else {
                 self.finish_parked()?;
-                while let Some(response) = self.slots.pop_ready() {
-                    self.send(response);
-                }
                 if self.slots.is_empty() {
                     self.dispatch(frame)?;
                 } else {
@@ -231,8 +260,7 @@ impl<H: Host> Connection<H> {
                 }
             }
         }
-        self.append_group()?;
-        Ok(has_more)
+        self.append_group()
     }
 
     fn parse(&mut self, bytes: Bytes) -> Result<Frame, CloseReason> {
@@ -247,6 +275,7 @@ impl<H: Host> Connection<H> {
 
     /// Starts a request that is a barrier.
     fn dispatch(&mut self, frame: Frame) -> Result<(), CloseReason> {
+        self.is_polling = frame.api == ApiKey::Fetch;
         let handled = handlers::handle(&self.broker, &self.context, frame);
         self.take(handled)
     }
@@ -270,7 +299,15 @@ impl<H: Host> Connection<H> {
         for completion in self.waker.take() {
             handlers::produce::complete(&mut self.slots, completion)?;
         }
+        self.send_ready();
         Ok(())
+    }
+
+    /// Queues the responses that every earlier one has left before.
+    fn send_ready(&mut self) {
+        while let Some(response) = self.slots.pop_ready() {
+            self.send(response);
+        }
     }
 
     fn send(&mut self, response: Response) {

@@ -73,6 +73,15 @@ impl Input {
         Ok(Some(frame))
     }
 
+    /// True if [`Input::cut`] would give a frame, or an error.
+    pub(crate) fn has_frame(&self) -> bool {
+        match self.announced() {
+            Ok(None) => false,
+            Ok(Some(length)) => self.buffer.len() >= 4 + length,
+            Err(_) => true,
+        }
+    }
+
     /// After a turn: gives back what the remainder does not need.
     pub(crate) fn settle(&mut self) {
         if self.buffer.is_empty() {

@@ -4,6 +4,8 @@
 //! frame means.
 
 pub(crate) mod connection;
+#[cfg(test)]
+mod connection_tests;
 pub(crate) mod input;
 pub(crate) mod limits;
 pub(crate) mod listener;

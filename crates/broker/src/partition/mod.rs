@@ -325,6 +325,21 @@ impl Partition {
         self.waiters.changed();
     }
 
+    /// The appender's role, as if another thread were at work.
+    #[cfg(test)]
+    pub(crate) fn take_role(&self) -> Box<Log> {
+        match std::mem::replace(&mut self.locked().role, Role::Taken) {
+            Role::Free(log) => log,
+            Role::Taken | Role::Closed => panic!("the role is not free"),
+        }
+    }
+
+    /// Ends what [`Partition::take_role`] began.
+    #[cfg(test)]
+    pub(crate) fn give_role_back<H: Host>(self: &Arc<Self>, host: &H, log: Box<Log>) {
+        self.hand_over(host, log);
+    }
+
     fn locked(&self) -> MutexGuard<'_, Appender> {
         self.appender.lock().expect("nothing panics while the role changes hands")
     }
