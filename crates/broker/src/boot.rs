@@ -146,6 +146,8 @@ pub(crate) async fn boot<H: Host>(
         i64::from(config.producer_id_expiration_ms),
     );
     applier.load(quorum.image()).await;
+    let strays = dirs.clone();
+    host.offload(Pool::Flush, move || strays.set_strays_aside()).await;
     drop(quorum.take_delta());
     let (controller, store) = quorum.start(applier);
     Ok(Booted { published, controller, store, producer_ids: ProducerIds::new(identity), identity, dirs })

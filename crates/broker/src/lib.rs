@@ -7,6 +7,8 @@
 mod boot;
 mod broker;
 pub mod config;
+#[cfg(test)]
+mod crash_tests;
 mod fetch;
 mod handlers;
 pub mod host;

@@ -5,23 +5,23 @@
 //!
 //! **Invariants:** every directory is locked for as long as this lives, and carries
 //! this cluster's and node's ids; the clean-shutdown marker is removed durably before the
-//! first write and written last.
+//! first write and written last, and not where a log could not be opened or closed; an offset
+//! checkpoint never speaks of an earlier topic of the same name.
 
 use std::collections::BTreeMap;
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
 use klamm_cluster::metadata_log::METADATA_DIRECTORY;
+use klamm_log::directory::partition_metadata;
 use klamm_log::directory::{
     CleanShutdown, DirectoryKind, LogDirectory, MetaProperties, OffsetCheckpoint, PartitionDirectory,
 };
 use klamm_log::disk::Disk;
 use klamm_log::{Log, LogConfig, LogError, OpenLog, Tail};
-use klamm_protocol::ids::{
-    BrokerEpoch, DirectoryId, LeaderEpoch, NodeId, Offset, PartitionIndex, TopicId, Uuid,
-};
+use klamm_protocol::ids::{BrokerEpoch, DirectoryId, LeaderEpoch, NodeId, PartitionIndex, TopicId, Uuid};
 use klamm_protocol::time::WallMs;
 
 use crate::host::DirPressure;
@@ -68,6 +68,18 @@ pub enum LogDirsError {
         /// As that one says.
         expected: String,
     },
+    /// Partitions, and no metadata log that knows them.
+    #[error(
+        "{} is missing, but there is {}: log.dirs names another first directory than before, or the metadata is lost",
+        metadata.display(),
+        orphan.display()
+    )]
+    NoMetadata {
+        /// Where the metadata log should be.
+        metadata: PathBuf,
+        /// A partition's directory.
+        orphan: PathBuf,
+    },
     /// Files that are not ours, and no `meta.properties`.
     #[error(
         "{} is not empty and has no meta.properties: it is no log directory; name an empty or new directory in log.dirs",
@@ -97,9 +109,25 @@ struct Dir {
     id: DirectoryId,
     pressure: Arc<DirPressure>,
     was_clean: bool,
+    /// As its files have them; locked while they are written.
+    checkpoints: Mutex<Checkpoints>,
+    /// Some log here could not be opened: the next start must look at it as after a kill.
+    has_failed: AtomicBool,
+    partition_count: AtomicUsize,
+}
+
+/// What a directory's checkpoint files say. Entries of partitions that are not open stay.
+#[derive(Default)]
+struct Checkpoints {
     recovery_points: OffsetCheckpoint,
     log_starts: OffsetCheckpoint,
-    partition_count: AtomicUsize,
+}
+
+/// Where a partition lies, and whose it is; `None` while nobody has asked for it.
+#[derive(Clone, Copy)]
+struct Place {
+    dir: usize,
+    topic_id: Option<TopicId>,
 }
 
 /// Every log directory of this broker.
@@ -109,7 +137,7 @@ pub(crate) struct LogDirs {
     cluster_id: String,
     previous_epoch: Option<BrokerEpoch>,
     /// Where each partition lies; also of those that an earlier process left.
-    places: Mutex<BTreeMap<(Arc<str>, PartitionIndex), usize>>,
+    places: Mutex<BTreeMap<(Arc<str>, PartitionIndex), Place>>,
 }
 
 impl LogDirs {
@@ -148,6 +176,7 @@ impl LogDirs {
                 return Err(LogDirsError::OtherCluster { path, found, first, expected });
             }
         }
+        refuse_lost_metadata(&*disk, opened.iter().map(|(directory, _)| directory))?;
         // A stop is clean only if every directory says so.
         let mut previous_epochs = Vec::new();
         let mut dirs = Vec::with_capacity(opened.len());
@@ -179,8 +208,8 @@ impl LogDirs {
                 id,
                 pressure: Arc::default(),
                 was_clean: clean.is_some(),
-                recovery_points,
-                log_starts,
+                checkpoints: Mutex::new(Checkpoints { recovery_points, log_starts }),
+                has_failed: AtomicBool::new(false),
                 partition_count: AtomicUsize::new(0),
                 directory,
             });
@@ -193,6 +222,7 @@ impl LogDirs {
     pub(crate) fn begin(&self) -> Result<(), LogError> {
         let mut places = BTreeMap::new();
         for (place, dir) in self.dirs.iter().enumerate() {
+            let place = Place { dir: place, topic_id: None };
             dir.directory.remove_clean_shutdown()?;
             for found in dir.directory.partitions()? {
                 match found.kind {
@@ -208,6 +238,34 @@ impl LogDirs {
         }
         *self.places.lock().expect("nothing panics in here") = places;
         Ok(())
+    }
+
+    /// Renames what lies here and no topic has asked for: a topic's deletion that a kill
+    /// interrupted. It is kept, as in Kafka, since nobody can say that it is not missed.
+    pub(crate) fn set_strays_aside(&self) {
+        let mut places = self.places.lock().expect("nothing panics in here");
+        let strays: Vec<_> = places
+            .iter()
+            .filter(|(_, place)| place.topic_id.is_none())
+            .map(|(key, place)| (key.clone(), place.dir))
+            .collect();
+        for (key, dir) in strays {
+            places.remove(&key);
+            if let Err(error) = self.set_aside(&self.dirs[dir], &key.0, key.1) {
+                tracing::error!(topic = %key.0, partition = %key.1, %error, "cannot set a stray partition aside");
+            }
+        }
+    }
+
+    /// The topic id makes the new name unique.
+    fn set_aside(&self, dir: &Dir, topic: &str, index: PartitionIndex) -> Result<(), LogError> {
+        let path = dir.directory.partition_path(topic, index);
+        let id = partition_metadata::read(&*self.disk, &path)?.unwrap_or_default();
+        let live = PartitionDirectory::live_name(topic, index);
+        let marked = PartitionDirectory::marked_name(topic, index, DirectoryKind::Stray, id.0);
+        tracing::warn!(path = %path.display(), %marked, "no topic of the metadata owns this partition: set aside");
+        dir.forget_checkpoints(topic, index)?;
+        dir.directory.rename_partition(&live, &marked)
     }
 
     pub(crate) fn cluster_id(&self) -> &str {
@@ -265,6 +323,7 @@ impl LogDirs {
             Ok(mut log) => {
                 // Before the first append of this epoch: (offset, epoch) pairs never repeat.
                 if let Err(error) = log.assign_leader_epoch(wanted.leader_epoch) {
+                    dir.has_failed.store(true, Ordering::Relaxed);
                     tracing::error!(topic = %wanted.topic, partition = %wanted.index, %error, "cannot lead a partition");
                     return None;
                 }
@@ -278,6 +337,7 @@ impl LogDirs {
                 ))
             }
             Err(error) => {
+                dir.has_failed.store(true, Ordering::Relaxed);
                 tracing::error!(topic = %wanted.topic, partition = %wanted.index, %error, "cannot open a partition");
                 None
             }
@@ -287,25 +347,39 @@ impl LogDirs {
     fn open_log(&self, dir: &Dir, wanted: &Wanted, now: WallMs) -> Result<Log, LogError> {
         let path = dir.directory.partition_path(&wanted.topic, wanted.index);
         let key = (wanted.topic.to_string(), wanted.index);
-        let is_there = self.disk.exists(&path).map_err(|source| LogError::Io {
+        let mut is_there = self.disk.exists(&path).map_err(|source| LogError::Io {
             action: "look at",
             path: path.clone(),
             source,
         })?;
+        if is_there
+            && partition_metadata::read(&*self.disk, &path)?.is_some_and(|found| found != wanted.topic_id)
+        {
+            self.set_aside(dir, &wanted.topic, wanted.index)?;
+            is_there = false;
+        }
+        if !is_there {
+            // What checkpoints say of an earlier topic of this name is not this one's.
+            dir.forget_checkpoints(&wanted.topic, wanted.index)?;
+        }
+        let (recovery_point, log_start) = {
+            let known = dir.checkpoints.lock().expect("nothing panics in here");
+            let of = |offsets: &OffsetCheckpoint| offsets.get(&key).copied().unwrap_or_default();
+            (of(&known.recovery_points), of(&known.log_starts))
+        };
         let open = OpenLog {
             disk: self.disk.clone(),
             dir: path,
             topic_id: wanted.topic_id,
             config: wanted.config.clone(),
-            recovery_point: dir.recovery_points.get(&key).copied().unwrap_or_default(),
-            log_start: dir.log_starts.get(&key).copied().unwrap_or_default(),
+            recovery_point,
+            log_start,
             high_watermark: None,
             was_clean: dir.was_clean,
             now,
         };
         if !is_there {
-            // What checkpoints say of an earlier topic of this name is not this one's.
-            return Log::create(OpenLog { recovery_point: Offset(0), log_start: Offset(0), ..open });
+            return Log::create(open);
         }
         let (log, report) = Log::open(open)?;
         for path in report.leftovers.iter().chain(&report.bad_snapshots) {
@@ -334,13 +408,13 @@ impl LogDirs {
     fn place(&self, wanted: &Wanted) -> usize {
         let mut places = self.places.lock().expect("nothing panics in here");
         let key = (wanted.topic.clone(), wanted.index);
-        let place =
-            places.get(&key).copied().or_else(|| self.dirs.iter().position(|dir| dir.id == wanted.directory));
+        let known = places.get(&key).map(|place| place.dir);
+        let place = known.or_else(|| self.dirs.iter().position(|dir| dir.id == wanted.directory));
         let place = place.unwrap_or_else(|| {
             let loads = self.dirs.iter().map(|dir| dir.partition_count.load(Ordering::Relaxed));
             loads.enumerate().min_by_key(|(_, count)| *count).map_or(0, |(place, _)| place)
         });
-        places.insert(key, place);
+        places.insert(key, Place { dir: place, topic_id: Some(wanted.topic_id) });
         self.dirs[place].partition_count.fetch_add(1, Ordering::Relaxed);
         place
     }
@@ -355,8 +429,9 @@ impl LogDirs {
     ) -> Result<(), LogError> {
         drop(log);
         let place = self.places.lock().expect("nothing panics in here").remove(&(topic.clone(), index));
-        let Some(dir) = place.map(|place| &self.dirs[place]) else { return Ok(()) };
+        let Some(dir) = place.map(|place| &self.dirs[place.dir]) else { return Ok(()) };
         dir.partition_count.fetch_sub(1, Ordering::Relaxed);
+        dir.forget_checkpoints(topic, index)?;
         let live = PartitionDirectory::live_name(topic, index);
         let marked = PartitionDirectory::marked_name(topic, index, DirectoryKind::Delete, mark);
         dir.directory.rename_partition(&live, &marked)?;
@@ -365,70 +440,123 @@ impl LogDirs {
 
     /// Writes down how far each log is durable and where it starts.
     pub(crate) fn checkpoint(&self, topics: &TopicIndex) -> Result<(), LogError> {
-        let mut offsets = Vec::new();
+        let mut open = Vec::new();
         for topic in topics.topics() {
-            for partition in topic.partitions.load().iter().flatten() {
-                let limits = partition.view.limits();
-                offsets.push((topic.name.clone(), partition.index, limits.flushed.offset, limits.log_start));
-            }
+            open.extend(topic.partitions.load().iter().flatten().cloned());
         }
-        self.write_checkpoints(&offsets)
+        (0..self.dirs.len()).try_for_each(|place| self.write_checkpoints(place, &open).map(drop))
     }
 
-    fn write_checkpoints(
-        &self,
-        offsets: &[(Arc<str>, PartitionIndex, Offset, Offset)],
-    ) -> Result<(), LogError> {
-        let places = self.places.lock().expect("nothing panics in here").clone();
-        for (place, dir) in self.dirs.iter().enumerate() {
-            let mut flushed = OffsetCheckpoint::new();
-            let mut starts = OffsetCheckpoint::new();
-            for (topic, index, recovery_point, log_start) in offsets {
-                if places.get(&(topic.clone(), *index)) != Some(&place) {
-                    continue;
-                }
-                flushed.insert((topic.to_string(), *index), *recovery_point);
-                if log_start.0 > 0 {
-                    starts.insert((topic.to_string(), *index), *log_start);
-                }
+    /// Returns where each of the directory's logs is durable.
+    fn write_checkpoints(&self, place: usize, open: &[Arc<Partition>]) -> Result<OffsetCheckpoint, LogError> {
+        let dir = &self.dirs[place];
+        let mut checkpoints = dir.checkpoints.lock().expect("nothing panics in here");
+        let mut flushed = OffsetCheckpoint::new();
+        for partition in open {
+            // `open` may be older than a deletion, even than a new topic of the name.
+            let is_here = {
+                let places = self.places.lock().expect("nothing panics in here");
+                places
+                    .get(&(partition.topic.clone(), partition.index))
+                    .is_some_and(|found| found.dir == place && found.topic_id == Some(partition.topic_id))
+            };
+            if !is_here {
+                continue;
             }
-            dir.directory.write_recovery_points(&flushed)?;
-            dir.directory.write_log_starts(&starts)?;
+            let key = (partition.topic.to_string(), partition.index);
+            let limits = partition.view.limits();
+            flushed.insert(key.clone(), limits.flushed.offset);
+            checkpoints.recovery_points.insert(key.clone(), limits.flushed.offset);
+            if limits.log_start.0 > 0 {
+                checkpoints.log_starts.insert(key, limits.log_start);
+            }
         }
-        Ok(())
+        dir.directory.write_recovery_points(&checkpoints.recovery_points)?;
+        dir.directory.write_log_starts(&checkpoints.log_starts)?;
+        Ok(flushed)
     }
 
-    /// Closes every log and marks the stop as clean.
+    /// Closes every log, and marks the stop of each directory as clean where all is well.
     pub(crate) fn close(
         &self,
         logs: Vec<(Arc<Partition>, Box<Log>)>,
         epoch: BrokerEpoch,
     ) -> Result<(), LogError> {
-        let mut offsets = Vec::with_capacity(logs.len());
+        let mut failure = None;
+        let mut closed = Vec::with_capacity(logs.len());
         for (partition, log) in logs {
-            log.close()?;
-            let limits = partition.view.limits();
-            offsets.push((partition.topic.clone(), partition.index, limits.flushed.offset, limits.log_start));
+            match log.close() {
+                Ok(()) => closed.push(partition),
+                Err(error) => {
+                    let key = (partition.topic.clone(), partition.index);
+                    if let Some(place) = self.places.lock().expect("nothing panics in here").get(&key) {
+                        self.dirs[place.dir].has_failed.store(true, Ordering::Relaxed);
+                    }
+                    failure = Some(error);
+                }
+            }
         }
-        self.write_checkpoints(&offsets)?;
-        let places = self.places.lock().expect("nothing panics in here").clone();
         for (place, dir) in self.dirs.iter().enumerate() {
-            let here = offsets
-                .iter()
-                .filter(|(topic, index, ..)| places.get(&(topic.clone(), *index)) == Some(&place));
             // With one replica everything that is in the log is below the watermark.
-            let watermarks = here.map(|(topic, index, end, _)| ((topic.to_string(), *index), *end)).collect();
+            let watermarks = self.write_checkpoints(place, &closed)?;
             dir.directory.write_high_watermarks(&watermarks)?;
+            if dir.has_failed.load(Ordering::Relaxed) {
+                let path = dir.directory.path().to_owned();
+                let reason = "a log in it could not be opened or closed".to_owned();
+                failure.get_or_insert(LogError::Poisoned { path, reason });
+                continue;
+            }
             dir.directory.write_clean_shutdown(CleanShutdown { broker_epoch: epoch })?;
+        }
+        failure.map_or(Ok(()), Err)
+    }
+}
+
+impl Dir {
+    /// Before a partition's files go or come: what is known of its name is another's.
+    fn forget_checkpoints(&self, topic: &str, index: PartitionIndex) -> Result<(), LogError> {
+        let key = (topic.to_owned(), index);
+        let mut checkpoints = self.checkpoints.lock().expect("nothing panics in here");
+        if checkpoints.recovery_points.remove(&key).is_some() {
+            self.directory.write_recovery_points(&checkpoints.recovery_points)?;
+        }
+        if checkpoints.log_starts.remove(&key).is_some() {
+            self.directory.write_log_starts(&checkpoints.log_starts)?;
         }
         Ok(())
     }
 }
 
+/// Without the metadata log nobody knows whose the partitions are: a new cluster must not begin on them.
+fn refuse_lost_metadata<'a>(
+    disk: &dyn Disk,
+    mut dirs: impl Iterator<Item = &'a LogDirectory> + Clone,
+) -> Result<(), LogDirsError> {
+    let Some(first) = dirs.clone().next() else { return Ok(()) };
+    let metadata = first.path().join(METADATA_DIRECTORY);
+    if disk.exists(&metadata).map_err(|error| io_error(&metadata, error))? {
+        return Ok(());
+    }
+    dirs.try_for_each(|dir| {
+        let found = dir.partitions()?;
+        match found.iter().find(|found| found.kind == DirectoryKind::Live) {
+            None => Ok(()),
+            Some(orphan) => {
+                let orphan = dir.path().join(&orphan.name);
+                Err(LogDirsError::NoMetadata { metadata: metadata.clone(), orphan })
+            }
+        }
+    })
+}
+
 fn is_absent_or_empty(disk: &dyn Disk, path: &Path) -> Result<bool, LogDirsError> {
     match disk.list_dir(path) {
-        // `lost+found` comes with a file system of its own; a lock file with an earlier, failed start.
-        Ok(entries) => Ok(entries.iter().all(|entry| entry.name == "lost+found" || entry.name == ".lock")),
+        // `lost+found` comes with a file system of its own; the others with an earlier start that
+        // failed or was killed.
+        Ok(entries) => {
+            let is_nothing = |name: &str| matches!(name, "lost+found" | ".lock" | "meta.properties.tmp");
+            Ok(entries.iter().all(|entry| is_nothing(&entry.name)))
+        }
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(true),
         Err(error) => Err(io_error(path, error).into()),
     }

@@ -18,6 +18,7 @@ use klamm_protocol::records::{BATCH_HEADER_BYTES, BatchBuilder, RecordIter, Scan
 use klamm_protocol::time::MonoMs;
 use klamm_protocol::wire::{self, Records, Request};
 
+use crate::boot::StartError;
 use crate::config::{self, Sources};
 use crate::host::sim::{self, SimHost, SimTransport};
 use crate::host::{Host, Interest, OutPart, OutQueue, Transport};
@@ -155,10 +156,14 @@ pub(crate) fn values(response: &FetchResponse) -> Vec<String> {
 }
 
 pub(crate) async fn start(host: &SimHost) -> Running<SimHost> {
+    try_start(host).await.expect("starts")
+}
+
+pub(crate) async fn try_start(host: &SimHost) -> Result<Running<SimHost>, StartError> {
     let set = ["klamm.http.listener=".to_owned(), "log.dirs=/data".to_owned()];
     let sources = Sources { set: set.to_vec(), ..Default::default() };
     let loaded = config::load(&sources, None).expect("a valid configuration");
-    Broker::start(host.clone(), loaded.config).await.expect("starts")
+    Broker::start(host.clone(), loaded.config).await
 }
 
 async fn scenario(host: SimHost) -> Vec<String> {

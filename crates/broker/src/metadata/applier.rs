@@ -183,17 +183,21 @@ impl<H: Host> Applier<H> {
     }
 
     async fn delete(&self, topic: &Topic) {
-        for partition in topic.partitions.load().iter().flatten() {
-            let log = partition.close(&self.host).await;
-            partition.waiters.changed();
+        for (index, partition) in topic.partitions.load().iter().enumerate() {
+            let index = PartitionIndex(i32::try_from(index).unwrap_or(i32::MAX));
+            let mut log = None;
+            // One that could not be opened has files all the same.
+            if let Some(partition) = partition {
+                log = partition.close(&self.host).await;
+                partition.waiters.changed();
+            }
             let dirs = self.dirs.clone();
-            let name = partition.topic.clone();
-            let index = partition.index;
+            let name = topic.name.clone();
             // The suffix only has to differ from that of an earlier topic of this name.
             let mark = Uuid(self.host.random());
             let deleted = self.host.offload(Pool::Flush, move || dirs.delete(&name, index, log, mark)).await;
             if let Err(error) = deleted {
-                tracing::error!(topic = %partition.topic, partition = %index, %error, "cannot delete a partition's files");
+                tracing::error!(topic = %topic.name, partition = %index, %error, "cannot delete a partition's files");
             }
         }
     }
