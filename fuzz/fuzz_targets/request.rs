@@ -20,6 +20,7 @@ fn check<R: Request>(header: &RequestHeader, mut d: Decoder) {
     let again = RequestHeader::decode(&mut d).expect("a header of ours");
     assert_eq!(again, *header);
     let again: R = decode_request_body(&mut d, version).expect("a body of ours");
+    assert_eq!(d.left_bytes(), 0, "we write nothing behind a body");
     // By bytes: a NaN is not equal to itself.
     assert_eq!(encode_request(&again, version, header.correlation_id, client_id), Ok(frame));
 }

@@ -38,6 +38,17 @@ fn a_request_has_its_length_and_the_header_of_its_version() {
     assert_eq!(decode_request_body::<SaslHandshakeRequest>(&mut d, 1), Ok(request));
 }
 
+/// What librdkafka 2.12 sends to learn of all topics: a four-byte zero where one byte says null.
+#[test]
+fn bytes_behind_a_request_are_ignored() {
+    let frame = b"\0\0\0\x12\0\x03\0\x0d\0\0\0\x02\xff\xff\0\0\0\0\0\0\0\0";
+    let (header, mut d) = header(Bytes::from_static(frame));
+    assert_eq!((header.api_key, header.api_version), (3, 13));
+    let request = decode_request_body::<MetadataRequest>(&mut d, 13).unwrap();
+    assert_eq!(request.topics, None);
+    assert_eq!(d.left_bytes(), 3);
+}
+
 #[test]
 fn a_flexible_header_keeps_the_plain_client_id_and_has_tags() {
     let frame = encode_request(&ApiVersionsRequest::default(), 3, 1, None).unwrap();
