@@ -132,10 +132,15 @@ impl<H: Host> Broker<H> {
         metrics.render()
     }
 
+    /// Nothing may wait any longer.
+    pub(crate) fn is_stopping(&self) -> bool {
+        self.is_stopping.load(Ordering::SeqCst)
+    }
+
     /// Why clients should not be sent here, if so.
     #[must_use]
     pub fn not_ready_because(&self) -> Option<&'static str> {
-        if self.is_stopping.load(Ordering::Relaxed) {
+        if self.is_stopping() {
             Some("stopping")
         } else if self.controller.has_failed() {
             Some("the metadata log failed; see the log, then restart")
@@ -199,8 +204,12 @@ impl<H: Host> Running<H> {
     /// True if everything was closed cleanly.
     pub async fn stop(self) -> bool {
         let broker = self.broker;
-        broker.is_stopping.store(true, Ordering::Relaxed);
+        // Stored before the waiters are told: a fetch registers first and looks at it then.
+        broker.is_stopping.store(true, Ordering::SeqCst);
         let _ = self.stop.send(true);
+        for topic in broker.topics.load().topics() {
+            topic.partitions.load().iter().flatten().for_each(|partition| partition.waiters.changed());
+        }
         let deadline = broker.host.mono().plus_ms(DRAIN_MS_MAX);
         while broker.limits.count() > 0 && broker.host.mono() < deadline {
             broker.host.sleep_until(broker.host.mono().plus_ms(DRAIN_POLL_MS)).await;

@@ -249,6 +249,21 @@ fn what_was_acknowledged_is_there_after_a_stop_and_after_a_kill() {
     assert!(epoch >= 2, "every start raises the leader epoch, {epoch} after two restarts");
 }
 
+#[test]
+fn a_waiting_fetch_is_answered_when_the_broker_stops() {
+    let ((), _) = sim::run(1, |host| async move {
+        let running = start(&host).await;
+        let mut client = Client::connect(&host, &running);
+        client.create_topic("t", 1).await;
+        client.send(&fetch_request("t", 0, 0, 60_000), 11).await;
+        host.sleep_until(host.mono().plus_ms(50)).await;
+        let begun = host.mono();
+        assert!(running.stop().await);
+        assert!(host.mono().since_ms(begun) < 1_000, "the stop waited for the fetch");
+        assert!(client.receive().await.is_some(), "an answer without records");
+    });
+}
+
 async fn new_producer_id(client: &mut Client) -> InitProducerIdResponse {
     let request = InitProducerIdRequest { transactional_id: None, ..Default::default() };
     let response = client.call(&request, 1).await;

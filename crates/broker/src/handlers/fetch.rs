@@ -113,7 +113,8 @@ impl Fetch {
         mut result: ReadResult,
         deadline: MonoMs,
     ) -> Handled {
-        while !self.is_enough(&result) && broker.host.mono() < deadline {
+        let is_over = |result: &ReadResult| self.is_enough(result) || broker.is_stopping();
+        while !is_over(&result) && broker.host.mono() < deadline {
             let missing_bytes = self.min_bytes - result.bytes;
             let wait = FetchWait::new(i64::try_from(missing_bytes).unwrap_or(i64::MAX));
             {
@@ -126,7 +127,7 @@ impl Fetch {
             }
             // What came between the last look and the registration woke nobody.
             result = self.read(broker);
-            if self.is_enough(&result) {
+            if is_over(&result) {
                 break;
             }
             tokio::select! { biased;
