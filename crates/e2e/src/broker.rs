@@ -61,7 +61,7 @@ impl Options {
                 command.env_remove(name);
             }
         }
-        command.env_remove("RUST_LOG").current_dir(self.data.parent().unwrap_or(Path::new("/")));
+        command.env_remove("KLAMM_LOG").current_dir(std::env::temp_dir());
         command
     }
 
