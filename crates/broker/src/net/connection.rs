@@ -36,6 +36,10 @@ const READ_AHEAD_BYTES_MAX: usize = 64 * 1024;
 /// Queued response bytes above which nothing more is handled.
 const OUT_BYTES_MAX: usize = 4 * 1024 * 1024;
 
+/// Record bytes that wait behind appenders above which nothing more is handled: a slow disk
+/// reaches producers through TCP, also those that want no answer.
+const QUEUED_BYTES_MAX: usize = 4 * 1024 * 1024;
+
 /// How often a connection that found the memory budget spent looks again.
 const MEMORY_RETRY_MS: u64 = 10;
 
@@ -203,6 +207,7 @@ impl<H: Host> Connection<H> {
             || self.held.is_some()
             || self.slots.is_full()
             || self.out.bytes() > OUT_BYTES_MAX
+            || self.waker.queued_bytes() > QUEUED_BYTES_MAX
     }
 
     /// Something that was read could be handled now: never sleep on it, nobody would wake us.

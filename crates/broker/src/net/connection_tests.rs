@@ -104,6 +104,32 @@ fn who_sends_without_acknowledgement_and_goes_is_heard() {
 }
 
 #[test]
+fn records_behind_a_slow_appender_stop_the_reading_even_unacknowledged() {
+    let ((), _) = sim::run(1, |host| async move {
+        let running = start(&host).await;
+        let mut client = Client::connect(&host, &running);
+        client.create_topic("t", 1).await;
+        let partition = partition(&running);
+        let log = partition.take_role();
+        let (done, mut is_done) = tokio::sync::oneshot::channel();
+        let count = 200;
+        host.spawn("producer", async move {
+            let value = "x".repeat(100_000);
+            for _ in 0..count {
+                client.send(&unacknowledged("t", batch(&[&value])), 9).await;
+            }
+            let _ = done.send(client);
+        });
+        pass(&host, 1_000).await;
+        assert!(is_done.try_recv().is_err(), "20 MB wait in memory");
+        partition.give_role_back(&host, log);
+        pass(&host, 1_000).await;
+        assert!(is_done.try_recv().is_ok());
+        assert_eq!(partition.view.limits().end.offset.0, count);
+    });
+}
+
+#[test]
 fn a_long_poll_ends_with_its_peer() {
     let ((), _) = sim::run(1, |host| async move {
         let running = start(&host).await;

@@ -1,7 +1,7 @@
 //! How other threads reach a connection: they leave a completion and wake it, once.
 
 use std::sync::Mutex;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use tokio::sync::Notify;
 
@@ -21,6 +21,7 @@ pub(crate) struct Completion<R> {
 pub(crate) struct ConnWaker<R> {
     completions: Mutex<Vec<Completion<R>>>,
     has_completions: AtomicBool,
+    queued_bytes: AtomicUsize,
     woken: Notify,
 }
 
@@ -29,6 +30,7 @@ impl<R> Default for ConnWaker<R> {
         Self {
             completions: Mutex::new(Vec::new()),
             has_completions: AtomicBool::new(false),
+            queued_bytes: AtomicUsize::new(0),
             woken: Notify::new(),
         }
     }
@@ -39,6 +41,21 @@ impl<R> ConnWaker<R> {
     pub(crate) fn leave(&self, completion: Completion<R>) {
         self.completions.lock().expect("nothing panics in here").push(completion);
         self.has_completions.store(true, Ordering::Release);
+    }
+
+    /// Record bytes of the connection that wait behind an appender, whether somebody waits for
+    /// their answer or not.
+    pub(crate) fn queued_bytes(&self) -> usize {
+        self.queued_bytes.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn add_queued(&self, bytes: usize) {
+        self.queued_bytes.fetch_add(bytes, Ordering::Relaxed);
+    }
+
+    /// They are written; the caller wakes afterwards.
+    pub(crate) fn subtract_queued(&self, bytes: usize) {
+        self.queued_bytes.fetch_sub(bytes, Ordering::Relaxed);
     }
 
     /// Wakes the connection; several wakes before it looks are one.

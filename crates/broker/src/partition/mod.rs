@@ -149,6 +149,7 @@ impl Partition {
             match std::mem::replace(&mut appender.role, Role::Taken) {
                 Role::Free(log) => log,
                 Role::Taken => {
+                    waker.add_queued(group.batches.iter().map(|batch| batch.bytes.len()).sum());
                     appender.waiting.push_back(Work::Append { group, waker: waker.clone() });
                     return Append::Queued;
                 }
@@ -273,9 +274,9 @@ impl Partition {
             return;
         }
         let results = self.write(host, log, batches);
-        batches.clear();
         let mut previous: Option<Arc<ProduceWaker>> = None;
-        for ((waker, ticket), result) in owners.drain(..).zip(results) {
+        for (((waker, ticket), result), batch) in owners.drain(..).zip(results).zip(batches.drain(..)) {
+            waker.subtract_queued(batch.bytes.len());
             waker.leave(Completion { slot: ticket.slot, place: ticket.place, result });
             // A connection's batches lie together: one wake for all of them.
             match &previous {
