@@ -5,9 +5,11 @@ mod world;
 use insta::assert_snapshot;
 use klamm_cluster::config::{AlterOp, ConfigChange};
 use klamm_cluster::controller::{
-    AlterConfigs, ControllerCommand, CreatePartitions, CreateTopics, MorePartitions, TopicRef,
+    AlterConfigs, ControllerCommand, ControllerReply, CreatePartitions, CreateTopics, MorePartitions,
+    TopicRef,
 };
 use klamm_cluster::image::ConfigResource;
+use klamm_protocol::error_code::ErrorCode;
 use klamm_protocol::ids::{NodeId, TopicId, Uuid};
 use world::{NODE, World, new_topic, registration};
 
@@ -187,4 +189,24 @@ fn producer_ids_come_in_blocks_and_only_to_the_living() {
     world.ask(ControllerCommand::AllocateProducerIds(broker));
     assert_snapshot!(world.take_transcript());
     assert_eq!(world.image().next_producer_id().0, 2_000);
+}
+
+#[test]
+fn a_list_does_not_grow_beyond_what_a_record_holds() {
+    let mut world = World::running();
+    world.create_topic("t", 1);
+    let resource = ConfigResource::topic("t");
+    let mut append = |from: i32| {
+        let value = (from..from + 3_000).map(|n| format!("{n}:{n}")).collect::<Vec<_>>().join(",");
+        let name = "leader.replication.throttled.replicas".to_owned();
+        let change = ConfigChange { name, op: AlterOp::Append, value: Some(value) };
+        let resources = vec![(resource.clone(), vec![change])];
+        let command = AlterConfigs { resources, validate_only: false };
+        match world.ask(ControllerCommand::IncrementalAlterConfigs(command)) {
+            ControllerReply::AlterConfigs(results) => results[0].1.as_ref().map_err(|e| e.code).copied(),
+            other => panic!("{other:?}"),
+        }
+    };
+    assert_eq!(append(1_000), Ok(()));
+    assert_eq!(append(4_000), Err(ErrorCode::InvalidConfig));
 }

@@ -22,6 +22,9 @@ use crate::record::MetadataRecord;
 /// Configuration by name, as [`crate::config`] takes it.
 type Values = BTreeMap<String, String>;
 
+/// The longest string of Kafka's formats.
+const STRING_BYTES_MAX: usize = i16::MAX as usize;
+
 const MIN_INSYNC_REPLICAS: &str = "min.insync.replicas";
 
 impl Controller {
@@ -82,6 +85,7 @@ impl Controller {
         let scope = self.check_resource(resource)?;
         let written = apply_changes(scope, &values, changes).map_err(|error| refused(scope, &error))?;
         self.check_min_insync_replicas(resource, changes)?;
+        check_lengths(&written)?;
         for (name, value) in &written {
             match value {
                 Some(value) => values.insert(name.clone(), value.clone()),
@@ -208,6 +212,19 @@ impl Controller {
             given: self.settings.given.clone(),
             cluster: Arc::new(self.stored(&ConfigResource::broker_default())),
             broker: Arc::new(self.stored(&ConfigResource::broker(self.settings.node))),
+        }
+    }
+}
+
+/// What is appended to comes in pieces that fit a request, and must fit a record as a whole.
+fn check_lengths(written: &BTreeMap<String, Option<String>>) -> Result<(), ApiError> {
+    let length = |value: &Option<String>| value.as_ref().map_or(0, String::len);
+    match written.iter().find(|(_, value)| length(value) > STRING_BYTES_MAX) {
+        None => Ok(()),
+        Some((name, value)) => {
+            let message =
+                format!("The value of {name} is {} bytes long, more than {STRING_BYTES_MAX}", length(value));
+            Err(ApiError::new(ErrorCode::InvalidConfig, message))
         }
     }
 }
