@@ -20,7 +20,7 @@ use klamm_log::directory::{
     CleanShutdown, DirectoryKind, LogDirectory, MetaProperties, OffsetCheckpoint, PartitionDirectory,
 };
 use klamm_log::disk::Disk;
-use klamm_log::{Log, LogConfig, LogError, OpenLog, Tail};
+use klamm_log::{Log, LogConfig, LogError, OpenLog, RecoveryReport, Tail};
 use klamm_protocol::ids::{BrokerEpoch, DirectoryId, LeaderEpoch, NodeId, PartitionIndex, TopicId, Uuid};
 use klamm_protocol::time::WallMs;
 
@@ -382,25 +382,7 @@ impl LogDirs {
             return Log::create(open);
         }
         let (log, report) = Log::open(open)?;
-        for path in report.leftovers.iter().chain(&report.bad_snapshots) {
-            tracing::warn!(path = %path.display(), "tidied up what an earlier stop left");
-        }
-        for cut in &report.truncations {
-            let path = cut.path.display();
-            match &cut.tail {
-                Tail::Zeros => {}
-                Tail::Torn(reason) => {
-                    tracing::warn!(%path, position = cut.position, removed_bytes = cut.removed_bytes, reason, "cut a torn tail");
-                }
-                Tail::Corrupt { reason, kept } => {
-                    tracing::error!(
-                        %path, position = cut.position, removed_bytes = cut.removed_bytes, reason,
-                        kept = %kept.display(),
-                        "corrupt: an invalid batch has valid ones behind it; the tail was set aside, not lost"
-                    );
-                }
-            }
-        }
+        log_report(&report);
         Ok(log)
     }
 
@@ -509,6 +491,29 @@ impl LogDirs {
             dir.directory.write_clean_shutdown(CleanShutdown { broker_epoch: epoch })?;
         }
         failure.map_or(Ok(()), Err)
+    }
+}
+
+/// Tells what opening a log found.
+pub(crate) fn log_report(report: &RecoveryReport) {
+    for path in report.leftovers.iter().chain(&report.bad_snapshots) {
+        tracing::warn!(path = %path.display(), "tidied up what an earlier stop left");
+    }
+    for cut in &report.truncations {
+        let path = cut.path.display();
+        match &cut.tail {
+            Tail::Zeros => {}
+            Tail::Torn(reason) => {
+                tracing::warn!(%path, position = cut.position, removed_bytes = cut.removed_bytes, reason, "cut a torn tail");
+            }
+            Tail::Corrupt { reason, kept } => {
+                tracing::error!(
+                    %path, position = cut.position, removed_bytes = cut.removed_bytes, reason,
+                    kept = %kept.display(),
+                    "corrupt: an invalid batch has valid ones behind it; the tail was set aside, not lost"
+                );
+            }
+        }
     }
 }
 

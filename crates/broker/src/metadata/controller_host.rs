@@ -55,9 +55,9 @@ impl ControllerHandle {
         store.await.ok()
     }
 
-    /// True after a failed write.
+    /// True after a failed write, or if the task ended in any other way.
     pub(crate) fn has_failed(&self) -> bool {
-        self.has_failed.load(Ordering::Relaxed)
+        self.has_failed.load(Ordering::Relaxed) || self.commands.is_closed()
     }
 }
 

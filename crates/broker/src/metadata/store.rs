@@ -33,6 +33,8 @@ use klamm_protocol::ids::{DirectoryId, LeaderEpoch, NodeId, Offset};
 use klamm_protocol::time::WallMs;
 use klamm_protocol::wire::EncodeError;
 
+use crate::log_dirs::log_report;
+
 /// Bytes of records after which a snapshot is written (`metadata.log.max.record.bytes.between.snapshots`).
 const SNAPSHOT_AFTER_BYTES: u64 = 20 * 1024 * 1024;
 /// Snapshots that are kept: the newest, and one in case it cannot be read.
@@ -152,7 +154,11 @@ impl MetadataStore {
             now,
         };
         let log = match disk.exists(&dir).map_err(|source| io_error("look at", &dir, source))? {
-            true => Log::open(open)?.0,
+            true => {
+                let (log, report) = Log::open(open)?;
+                log_report(&report);
+                log
+            }
             false => Log::create(open)?,
         };
         if !exists {
@@ -271,6 +277,8 @@ impl MetadataStore {
             let bytes =
                 Bytes::from(region.read().map_err(|source| io_error("read", region.file.path(), source))?);
             let before = next;
+            // The next snapshot is due by what a start replays, not by how long it ran.
+            self.bytes_since_snapshot += bytes.len() as u64;
             for batch in decode_batches(&bytes) {
                 let batch = match batch {
                     Ok(batch) => batch,
