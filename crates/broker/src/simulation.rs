@@ -2,6 +2,8 @@
 //!
 //! Same seed, same trace: that is what makes a failure found here repeatable.
 
+mod versions;
+
 use std::sync::Arc;
 
 use bytes::{Buf, Bytes, BytesMut};
