@@ -19,6 +19,7 @@ use tokio::sync::{oneshot, watch};
 use crate::boot::{self, Booted, StartError};
 use crate::config::BrokerConfig;
 use crate::fetch::session::FetchSessions;
+use crate::flusher;
 use crate::host::{Host, Listener, Pool};
 use crate::log_dirs::LogDirs;
 use crate::metadata::applier::Published;
@@ -36,8 +37,6 @@ use crate::producer_ids::ProducerIds;
 const DRAIN_MS_MAX: u64 = 5_000;
 /// How often the drain is looked at.
 const DRAIN_POLL_MS: u64 = 5;
-/// How often what must survive a kill is written down (`log.flush.offset.checkpoint.interval.ms`).
-const CHECKPOINT_INTERVAL_MS: u64 = 60_000;
 
 /// What the parts of one broker share.
 pub struct Broker<H: Host> {
@@ -53,7 +52,7 @@ pub struct Broker<H: Host> {
     pub(crate) memory: Arc<MemoryBudget>,
     pub(crate) limits: Arc<ConnectionLimits>,
     pub(crate) metrics: Metrics,
-    dirs: Arc<LogDirs>,
+    pub(crate) dirs: Arc<LogDirs>,
     is_stopping: AtomicBool,
 }
 
@@ -113,7 +112,7 @@ impl<H: Host> Broker<H> {
             let accepting = accept_loop(broker.clone(), socket, name, stopped.clone());
             broker.host.spawn("listener", accepting);
         }
-        broker.host.spawn("checkpoints", checkpoint_loop(broker.clone(), stopped));
+        broker.host.spawn("flusher", flusher::run(broker.clone(), stopped));
         Ok(Running { broker, addresses: bound, identity, stop, store })
     }
 
@@ -170,21 +169,6 @@ impl<H: Host> Broker<H> {
 fn per_ip_overrides(config: &BrokerConfig) -> BTreeMap<IpAddr, usize> {
     let overrides = config.max_connections_per_ip_overrides.iter();
     overrides.filter_map(|(host, count)| Some((host.parse().ok()?, usize::try_from(*count).ok()?))).collect()
-}
-
-async fn checkpoint_loop<H: Host>(broker: Arc<Broker<H>>, mut stop: watch::Receiver<bool>) {
-    loop {
-        let next = broker.host.mono().plus_ms(CHECKPOINT_INTERVAL_MS);
-        tokio::select! { biased;
-            _ = stop.wait_for(|stop| *stop) => return,
-            () = broker.host.sleep_until(next) => {}
-        }
-        let dirs = broker.dirs.clone();
-        let topics = broker.topics.load_full();
-        if let Err(error) = broker.host.offload(Pool::Flush, move || dirs.checkpoint(&topics)).await {
-            tracing::error!(%error, "cannot write the checkpoints; a restart after a kill will scan more");
-        }
-    }
 }
 
 impl<H: Host> Running<H> {

@@ -10,6 +10,7 @@ pub mod config;
 #[cfg(test)]
 mod crash_tests;
 mod fetch;
+mod flusher;
 mod handlers;
 pub mod host;
 pub mod http;

@@ -7,7 +7,7 @@ mod versions;
 use std::sync::Arc;
 
 use bytes::{Buf, Bytes, BytesMut};
-use klamm_log::disk::MemoryDisk;
+use klamm_log::disk::{Disk, MemoryDisk};
 use klamm_protocol::ids::{ProducerEpoch, ProducerId};
 use klamm_protocol::messages::create_topics::{CreatableTopic, CreateTopicsRequest};
 use klamm_protocol::messages::fetch::{FetchPartition, FetchRequest, FetchResponse, FetchTopic};
@@ -277,6 +277,20 @@ async fn leader_epoch(client: &mut Client) -> i32 {
     let topic = MetadataRequestTopic { name: Some("t".into()), ..Default::default() };
     let request = MetadataRequest { topics: Some(vec![topic]), ..Default::default() };
     client.call(&request, 9).await.topics[0].partitions[0].leader_epoch
+}
+
+#[test]
+fn a_minute_later_recovery_would_begin_behind_what_was_written() {
+    let disk = Arc::new(MemoryDisk::default());
+    let ((), _) = sim::run_on(1, disk.clone(), |host| async move {
+        let running = start(&host).await;
+        let mut client = Client::connect(&host, &running);
+        client.create_topic("t", 1).await;
+        client.call(&produce_request("t", 0, batch(&["a", "b", "c"])), 9).await;
+        host.sleep_until(MonoMs(host.mono().0 + 61_000)).await;
+    });
+    let file = disk.read_file("/data/recovery-point-offset-checkpoint".as_ref(), 1_000).expect("is there");
+    assert_eq!(String::from_utf8_lossy(&file), "0\n1\nt 0 3\n");
 }
 
 #[test]
