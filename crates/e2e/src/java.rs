@@ -39,6 +39,16 @@ impl Tools {
         Some(Self { java, home })
     }
 
+    /// A shell script that does what the distribution's script of the same name does: runs `class`.
+    pub fn script(&self, class: &str) -> String {
+        format!(
+            "#!/bin/sh\nexec '{}' -Xmx256m -XX:+UseSerialGC -XX:TieredStopAtLevel=1 \
+             '-Dlog4j2.configurationFile={home}/log4j2.yaml' -cp '{home}/libs/*' {class} \"$@\"\n",
+            self.java.display(),
+            home = self.home.display(),
+        )
+    }
+
     /// Runs the main class `class` to its end.
     ///
     /// # Panics

@@ -21,8 +21,11 @@ fn refused(command: &mut Command, words: &[&str]) {
     assert!(!status.success(), "it started\nstdout:\n{stdout}\nstderr:\n{stderr}");
     assert!(status.code().is_some(), "ended by a signal: {status}\n{stderr}");
     assert!(!stderr.contains("panicked at"), "a panic is not a message:\n{stderr}");
-    let said = stderr.lines().any(|line| words.iter().all(|word| line.contains(word)));
-    assert!(said, "no line of stderr says all of {words:?}:\n{stderr}");
+    let lines: Vec<&str> = stderr.lines().collect();
+    let [line] = lines[..] else { panic!("not one line but:\n{stderr}") };
+    assert!(line.starts_with("klamm: "), "{line}");
+    assert!(words.iter().all(|word| line.contains(word)), "the line does not say all of {words:?}:\n{line}");
+    assert!(stdout.is_empty(), "nothing serves, so nothing is announced:\n{stdout}");
 }
 
 /// A directory that a broker has used and left cleanly, and the folder that keeps it alive.
@@ -75,6 +78,18 @@ fn a_directory_of_another_cluster_is_refused() {
     // Two directories of two clusters cannot serve one broker.
     let both = format!("{},{}", data.display(), other.display());
     refused(&mut Options::new(Path::new(&both)).command(), &["cluster"]);
+}
+
+#[test]
+fn a_directory_with_something_else_is_refused_and_left_alone() {
+    let folder = broker::folder();
+    let data = folder.path().join("data");
+    fs::create_dir(&data).expect("make a directory");
+    fs::write(data.join("diary.txt"), "dear diary").expect("write a file");
+    refused(&mut Options::new(&data).command(), &[data.to_str().expect("UTF-8"), "meta.properties"]);
+    let names: Vec<_> =
+        fs::read_dir(&data).expect("list").map(|entry| entry.expect("an entry").file_name()).collect();
+    assert_eq!(names, ["diary.txt"]);
 }
 
 #[test]
@@ -141,7 +156,8 @@ fn a_bare_command_prints_help() {
     assert!(format!("{}{}", bare.stdout, bare.stderr).contains("serve"), "{bare:?}");
     let version = run(Command::new(klamm_e2e::binary::klamm()).arg("--version"), b"", LIMIT).success();
     assert!(version.starts_with("klamm "), "{version}");
-    refused(Command::new(klamm_e2e::binary::klamm()).arg("swim"), &["swim"]);
+    let unknown = run(Command::new(klamm_e2e::binary::klamm()).arg("swim"), b"", LIMIT);
+    assert!(!unknown.status.success() && unknown.stderr.contains("swim"), "{unknown:?}");
 }
 
 #[test]

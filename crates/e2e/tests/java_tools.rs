@@ -3,8 +3,13 @@
 use klamm_e2e::broker::{self, Broker, Options};
 use klamm_e2e::clients::{self, unique_topic};
 use klamm_e2e::java::Tools;
+use klamm_e2e::pages::commands_of;
+use klamm_e2e::process;
 use klamm_e2e::skip;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Duration;
 
 const TOPICS: &str = "org.apache.kafka.tools.TopicCommand";
 const CONFIGS: &str = "kafka.admin.ConfigCommand";
@@ -21,6 +26,40 @@ fn tool(tools: &Tools, class: &str, broker: &Broker, arguments: &[&str], stdin: 
     let mut all = vec!["--bootstrap-server", &bootstrap];
     all.extend_from_slice(arguments);
     tools.run(class, &all, stdin.as_bytes()).success()
+}
+
+#[test]
+fn the_quick_start_works_as_written() {
+    let Some(tools) = Tools::need("the_quick_start_works_as_written") else { return };
+    let broker = Broker::start();
+    let topic = unique_topic("quick");
+    // A folder that looks like the distribution's.
+    let distribution = broker::folder();
+    let scripts = distribution.path().join("bin");
+    std::fs::create_dir(&scripts).expect("make bin");
+    for (name, class) in [
+        ("kafka-topics.sh", TOPICS),
+        ("kafka-console-producer.sh", PRODUCER),
+        ("kafka-console-consumer.sh", CONSUMER),
+        ("kafka-get-offsets.sh", OFFSETS),
+    ] {
+        let script = scripts.join(name);
+        std::fs::write(&script, tools.script(class)).expect("write a script");
+        std::fs::set_permissions(&script, std::fs::Permissions::from_mode(0o755)).expect("may run");
+    }
+    let outputs: Vec<String> = commands_of("docs/quick-start.md", "bin/kafka-")
+        .iter()
+        .map(|command| command.replace("127.0.0.1:9092", &broker.bootstrap()).replace("lines", &topic))
+        .map(|command| {
+            let mut shell = Command::new("bash");
+            shell.args(["-euo", "pipefail", "-c", &command]).current_dir(distribution.path());
+            process::run(&mut shell, b"", Duration::from_secs(90)).success()
+        })
+        .collect();
+    let [created, _, records, end] = &outputs[..] else { panic!("the page has other commands: {outputs:?}") };
+    assert!(created.contains(&format!("Created topic {topic}.")), "{created}");
+    assert_eq!(records, "1\n2\n3\n4\n5\n");
+    assert_eq!(end.trim(), format!("{topic}:0:5"));
 }
 
 #[test]

@@ -1,8 +1,8 @@
 //! Debian's kcat (librdkafka 2.0) against the broker: first the quick start's own commands, then what people type.
 
-use klamm_e2e::binary::workspace_root;
 use klamm_e2e::broker::Broker;
 use klamm_e2e::clients::unique_topic;
+use klamm_e2e::pages::commands_of;
 use klamm_e2e::process::run;
 use klamm_e2e::skip;
 use std::process::Command;
@@ -14,28 +14,12 @@ fn shell(line: &str, stdin: &[u8]) -> String {
     run(Command::new("bash").args(["-euo", "pipefail", "-c", line]), stdin, LIMIT).success()
 }
 
-/// The commands in the fenced `sh` blocks of a page.
-fn commands_of(page: &str) -> Vec<String> {
-    let text = std::fs::read_to_string(workspace_root().join(page)).expect("read the page");
-    let mut commands = Vec::new();
-    let mut inside = false;
-    for line in text.lines() {
-        match line {
-            "```sh" => inside = true,
-            "```" => inside = false,
-            command if inside => commands.push(command.to_owned()),
-            _ => {}
-        }
-    }
-    commands
-}
-
 #[test]
 fn the_quick_start_works_as_written() {
     let Some(_) = skip::need("the_quick_start_works_as_written", "kcat") else { return };
     let broker = Broker::start();
     let topic = unique_topic("hello");
-    let outputs: Vec<String> = commands_of("docs/quick-start.md")
+    let outputs: Vec<String> = commands_of("docs/quick-start.md", "kcat")
         .iter()
         // Only the port (and the topic, where the broker is shared) differ from what the page says.
         .map(|command| command.replace("127.0.0.1:9092", &broker.bootstrap()).replace("hello", &topic))
