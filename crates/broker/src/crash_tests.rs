@@ -4,16 +4,18 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use klamm_log::directory::partition_metadata;
-use klamm_log::disk::{Disk, MemoryDisk};
+use klamm_log::disk::{Disk, Fault, MemoryDisk};
 use klamm_protocol::ids::{TopicId, Uuid};
 use klamm_protocol::messages::delete_records::{
     DeleteRecordsPartition, DeleteRecordsRequest, DeleteRecordsTopic,
 };
 use klamm_protocol::messages::delete_topics::DeleteTopicsRequest;
 use klamm_protocol::messages::list_offsets::{ListOffsetsPartition, ListOffsetsRequest, ListOffsetsTopic};
+use klamm_protocol::time::MonoMs;
 
 use crate::Running;
 use crate::boot::StartError;
+use crate::host::Host;
 use crate::host::sim::{self, SimHost};
 use crate::log_dirs::LogDirsError;
 use crate::simulation::{Client, batch, fetch_request, produce_request, start, try_start, values};
@@ -147,6 +149,23 @@ fn a_log_that_cannot_be_opened_keeps_its_log_start_and_the_stop_from_being_clean
         assert!(running.stop().await);
     });
     assert!(disk.exists(Path::new(MARKER)).unwrap());
+}
+
+#[test]
+fn a_failed_flush_keeps_the_stop_from_being_clean() {
+    let disk = Arc::new(MemoryDisk::default());
+    let faulty = disk.clone();
+    sim::run_on(1, disk.clone(), |host| async move {
+        let (running, mut client) = started(&host).await;
+        client.create_topic("t", 1).await;
+        assert_eq!(produce(&mut client, "a").await, 0);
+        faulty.inject(Fault::Sync(std::io::ErrorKind::Other));
+        host.sleep_until(MonoMs(host.mono().0 + 61_000)).await;
+        assert_eq!(produce(&mut client, "b").await, 56, "KAFKA_STORAGE_ERROR");
+        drop(client);
+        assert!(!running.stop().await);
+    });
+    assert!(!disk.exists(Path::new(MARKER)).unwrap());
 }
 
 #[test]

@@ -55,12 +55,14 @@ async fn flush<H: Host>(host: &H, partition: &Arc<Partition>) {
         Some(Ok(job)) => host.offload(Pool::Flush, move || job.run().map(drop)).await,
         Some(Err(error)) => Err(error),
     };
-    if let Err(error) = flushed {
+    let Err(error) = flushed else { return };
+    let message = error.to_string();
+    // The log stays, refusing appends, so that the stop finds it and does not count as clean. A
+    // partition that was deleted meanwhile has nothing to lose.
+    if partition.with_log(host, move |log| log.flush_failed(&error)).await.is_some() {
         tracing::error!(
-            topic = %partition.topic, partition = %partition.index, %error,
+            topic = %partition.topic, partition = %partition.index, error = message,
             "a flush failed: the partition takes no more records until the broker is restarted; look at the disk"
         );
-        drop(partition.close(host).await);
-        partition.waiters.changed();
     }
 }

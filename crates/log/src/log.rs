@@ -189,6 +189,11 @@ impl Log {
         self.poisoned.is_some()
     }
 
+    /// Ends the log after its [`FlushJob`] failed: what was lost is not known.
+    pub fn flush_failed(&mut self, error: &LogError) {
+        self.poison(error.to_string());
+    }
+
     pub(crate) fn poison(&mut self, reason: String) {
         self.poisoned.get_or_insert(reason);
     }
