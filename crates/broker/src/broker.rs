@@ -209,9 +209,7 @@ impl<H: Host> Running<H> {
         let mut logs = Vec::new();
         for topic in broker.topics.load().topics() {
             for partition in topic.partitions.load().iter().flatten() {
-                if let Some(log) = partition.close(&broker.host).await {
-                    logs.push((partition.clone(), log));
-                }
+                logs.push((partition.clone(), partition.close(&broker.host).await));
             }
         }
         let Some(store) = broker.controller.close(self.store).await else { return false };

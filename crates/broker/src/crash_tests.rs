@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use klamm_log::directory::partition_metadata;
 use klamm_log::disk::{Disk, Fault, MemoryDisk};
-use klamm_protocol::ids::{TopicId, Uuid};
+use klamm_protocol::ids::{PartitionIndex, TopicId, Uuid};
 use klamm_protocol::messages::delete_records::{
     DeleteRecordsPartition, DeleteRecordsRequest, DeleteRecordsTopic,
 };
@@ -166,6 +166,36 @@ fn a_failed_flush_keeps_the_stop_from_being_clean() {
         assert!(!running.stop().await);
     });
     assert!(!disk.exists(Path::new(MARKER)).unwrap());
+}
+
+#[test]
+fn a_panic_with_the_log_closes_the_partition_and_nobody_waits_for_it() {
+    let disk = Arc::new(MemoryDisk::default());
+    sim::run_on(1, disk.clone(), |host| async move {
+        let (running, mut client) = started(&host).await;
+        client.create_topic("t", 1).await;
+        let partition = {
+            let topics = running.broker().topics.load();
+            topics.by_name("t").unwrap().partition(PartitionIndex(0)).unwrap()
+        };
+        let (culprit, culprits_host) = (partition.clone(), host.clone());
+        host.spawn("panics", async move {
+            culprit.with_log(&culprits_host, |_| panic!("as this test wants it")).await;
+        });
+        host.sleep_until(MonoMs(host.mono().0 + 10)).await;
+        assert_eq!(produce(&mut client, "a").await, 6, "NOT_LEADER_OR_FOLLOWER");
+        delete_records_of_closed(&mut client).await;
+        drop(client);
+        assert!(!running.stop().await);
+    });
+    assert!(!disk.exists(Path::new(MARKER)).unwrap());
+}
+
+async fn delete_records_of_closed(client: &mut Client) {
+    let partitions = vec![DeleteRecordsPartition { partition_index: 0, offset: 0, ..Default::default() }];
+    let topics = vec![DeleteRecordsTopic { name: "t".into(), partitions, ..Default::default() }];
+    let response = client.call(&DeleteRecordsRequest { topics, ..Default::default() }, 1).await;
+    assert_ne!(response.topics[0].partitions[0].error_code, 0, "answered");
 }
 
 #[test]

@@ -461,20 +461,21 @@ impl LogDirs {
     /// Closes every log, and marks the stop of each directory as clean where all is well.
     pub(crate) fn close(
         &self,
-        logs: Vec<(Arc<Partition>, Box<Log>)>,
+        logs: Vec<(Arc<Partition>, Option<Box<Log>>)>,
         epoch: BrokerEpoch,
     ) -> Result<(), LogError> {
         let mut failure = None;
         let mut closed = Vec::with_capacity(logs.len());
         for (partition, log) in logs {
-            match log.close() {
-                Ok(()) => closed.push(partition),
-                Err(error) => {
+            match log.map(|log| log.close()) {
+                Some(Ok(())) => closed.push(partition),
+                lost => {
+                    // Who was deleted meanwhile has no place any more.
                     let key = (partition.topic.clone(), partition.index);
                     if let Some(place) = self.places.lock().expect("nothing panics in here").get(&key) {
                         self.dirs[place.dir].has_failed.store(true, Ordering::Relaxed);
                     }
-                    failure = Some(error);
+                    failure = lost.and_then(Result::err).or(failure);
                 }
             }
         }

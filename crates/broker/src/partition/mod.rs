@@ -80,6 +80,35 @@ struct Appender {
     waiting: VecDeque<Work>,
 }
 
+/// Held by who has the appender's role. Should it panic, the log is gone: nobody may wait for it.
+struct RoleGuard<'a>(&'a Partition);
+
+impl Drop for RoleGuard<'_> {
+    fn drop(&mut self) {
+        if !std::thread::panicking() {
+            return;
+        }
+        let left = {
+            let mut appender = self.0.locked();
+            appender.role = Role::Closed;
+            std::mem::take(&mut appender.waiting)
+        };
+        tracing::error!(topic = %self.0.topic, partition = %self.0.index, "an append panicked: the partition is closed");
+        for work in left {
+            match work {
+                Work::Job(job) => job(None),
+                Work::Append { group, waker } => {
+                    waker.subtract_queued(group.batches.iter().map(|batch| batch.bytes.len()).sum());
+                    for Ticket { slot, place } in group.tickets {
+                        waker.leave(Completion { slot, place, result: Err(AppendFailure::Closed) });
+                    }
+                    waker.wake();
+                }
+            }
+        }
+    }
+}
+
 /// One partition that this broker leads.
 pub(crate) struct Partition {
     pub(crate) topic: Arc<str>,
@@ -159,6 +188,7 @@ impl Partition {
                 }
             }
         };
+        let _guard = RoleGuard(self);
         let results = self.write(host, &mut log, &group.batches);
         self.hand_over(host, log);
         Append::Done(results)
@@ -215,6 +245,7 @@ impl Partition {
             }
         };
         if let Some((mut log, job)) = taken {
+            let _guard = RoleGuard(self);
             job(Some(&mut log));
             self.after_job();
             self.hand_over(host, log);
@@ -223,6 +254,7 @@ impl Partition {
 
     /// Does what came meanwhile, then frees the role.
     fn hand_over<H: Host>(self: &Arc<Self>, host: &H, mut log: Box<Log>) {
+        let _guard = RoleGuard(self);
         for _ in 0..ROUNDS_MAX {
             let round = {
                 let mut appender = self.locked();
