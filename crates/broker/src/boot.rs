@@ -22,7 +22,7 @@ use crate::host::{Host, Pool};
 use crate::log_dirs::{LogDirs, LogDirsError};
 use crate::metadata::applier::{Applier, Published};
 use crate::metadata::controller_host::{ControllerHandle, ControllerHost};
-use crate::metadata::store::{MetadataError, MetadataStore, Opened};
+use crate::metadata::store::{MetadataError, MetadataStore, Opened, Settings};
 use crate::partition::registry::TopicIndex;
 use crate::producer_ids::ProducerIds;
 
@@ -138,13 +138,7 @@ pub(crate) async fn boot<H: Host>(
         topics: Arc::new(ArcSwap::from_pointee(TopicIndex::default())),
         layers: Arc::new(ArcSwap::from_pointee(config.layers.clone())),
     };
-    let applier = Applier::new(
-        host.clone(),
-        config.node_id,
-        dirs.clone(),
-        published.clone(),
-        i64::from(config.producer_id_expiration_ms),
-    );
+    let applier = Applier::new(host.clone(), config.node_id, dirs.clone(), published.clone());
     applier.load(quorum.image()).await;
     let strays = dirs.clone();
     host.offload(Pool::Flush, move || strays.set_strays_aside()).await;
@@ -160,10 +154,12 @@ async fn open<H: Host>(host: &H, config: &BrokerConfig) -> Result<(LogDirs, Open
     let now = host.wall();
     let drawing = host.clone();
     let endpoints = controller_endpoints(config);
+    let snapshot_after_bytes = config.metadata_snapshot_after_bytes;
     let opened = host.offload(Pool::Flush, move || {
         let dirs = LogDirs::open(disk.clone(), &paths, node, || draw_uuid(&drawing))?;
         let voter = Voter { node, directory: dirs.metadata_directory_id(), endpoints };
-        let opened = MetadataStore::open(disk, dirs.metadata_path(), voter, dirs.was_metadata_clean(), now)?;
+        let settings = Settings { was_clean: dirs.was_metadata_clean(), snapshot_after_bytes };
+        let opened = MetadataStore::open(disk, dirs.metadata_path(), voter, settings, now)?;
         dirs.begin().map_err(LogDirsError::from)?;
         Ok::<_, StartError>((dirs, opened))
     });

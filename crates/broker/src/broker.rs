@@ -4,13 +4,12 @@
 //! leader epochs), open the partitions, then serve. Stopping runs the other way and
 //! ends with clean-shutdown markers, so that the next start needs no recovery.
 
-use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use arc_swap::ArcSwap;
-use klamm_cluster::config::ConfigLayers;
+use klamm_cluster::config::{ConfigLayers, ConfigValue};
 use klamm_cluster::controller::{BrokerIdentity, ControllerCommand};
 use klamm_cluster::image::MetadataImage;
 use klamm_protocol::ids::NodeId;
@@ -26,7 +25,7 @@ use crate::metadata::applier::Published;
 use crate::metadata::controller_host::ControllerHandle;
 use crate::metadata::store::{MetadataError, MetadataStore};
 use crate::metrics::Metrics;
-use crate::net::limits::ConnectionLimits;
+use crate::net::limits::{Allowed, ConnectionLimits};
 use crate::net::listener::accept_loop;
 use crate::net::memory::MemoryBudget;
 use crate::partition::Partition;
@@ -96,11 +95,7 @@ impl<H: Host> Broker<H> {
             producer_ids,
             fetch_sessions: FetchSessions::new(count_of(config.max_incremental_fetch_session_cache_slots)),
             memory: MemoryBudget::new(usize::try_from(config.queued_max_request_bytes).unwrap_or(usize::MAX)),
-            limits: ConnectionLimits::new(
-                count_of(config.max_connections),
-                count_of(config.max_connections_per_ip),
-                per_ip_overrides(&config),
-            ),
+            limits: Arc::default(),
             metrics: Metrics::new(),
             dirs,
             is_stopping: AtomicBool::new(false),
@@ -153,6 +148,25 @@ impl<H: Host> Broker<H> {
         u64::try_from(self.config.connections_max_idle_ms).unwrap_or(u64::MAX)
     }
 
+    /// What `max.connections` and its kin allow now for a connection from `ip`. Overrides by host name do not
+    /// apply: names would have to be looked up for each connection.
+    pub(crate) fn allowed_connections(&self, ip: IpAddr) -> Allowed {
+        let layers = self.layers.load();
+        let count = |name| match layers.value(name) {
+            Some(ConfigValue::Integer(count)) => usize::try_from(count).unwrap_or(0),
+            _ => usize::MAX,
+        };
+        let overrides = layers.text("max.connections.per.ip.overrides").unwrap_or_default();
+        let of_ip = overrides.split(',').filter_map(|one| one.rsplit_once(':')).find_map(|(host, count)| {
+            let is_meant = host.trim().trim_matches(['[', ']']).parse() == Ok(ip);
+            is_meant.then(|| count.trim().parse().ok()).flatten()
+        });
+        Allowed {
+            count_max: count("max.connections"),
+            per_ip_max: of_ip.unwrap_or_else(|| count("max.connections.per.ip")),
+        }
+    }
+
     /// Writes the log start offsets of a partition's directory down, where it may block.
     pub(crate) async fn checkpoint_log_starts(&self, partition: &Arc<Partition>) {
         let dirs = self.dirs.clone();
@@ -163,12 +177,6 @@ impl<H: Host> Broker<H> {
             tracing::error!(topic = %of, %error, "cannot write the log start offset checkpoint");
         }
     }
-}
-
-/// Overrides by host name do not apply: names would have to be looked up for each connection.
-fn per_ip_overrides(config: &BrokerConfig) -> BTreeMap<IpAddr, usize> {
-    let overrides = config.max_connections_per_ip_overrides.iter();
-    overrides.filter_map(|(host, count)| Some((host.parse().ok()?, usize::try_from(*count).ok()?))).collect()
 }
 
 impl<H: Host> Running<H> {

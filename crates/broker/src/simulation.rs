@@ -11,6 +11,9 @@ use klamm_log::disk::{Disk, MemoryDisk};
 use klamm_protocol::ids::{ProducerEpoch, ProducerId};
 use klamm_protocol::messages::create_topics::{CreatableTopic, CreateTopicsRequest};
 use klamm_protocol::messages::fetch::{FetchPartition, FetchRequest, FetchResponse, FetchTopic};
+use klamm_protocol::messages::incremental_alter_configs::{
+    AlterConfigsResource, AlterableConfig, IncrementalAlterConfigsRequest,
+};
 use klamm_protocol::messages::init_producer_id::{InitProducerIdRequest, InitProducerIdResponse};
 use klamm_protocol::messages::metadata::{MetadataRequest, MetadataRequestTopic};
 use klamm_protocol::messages::produce::{
@@ -162,8 +165,14 @@ pub(crate) async fn start(host: &SimHost) -> Running<SimHost> {
 }
 
 pub(crate) async fn try_start(host: &SimHost) -> Result<Running<SimHost>, StartError> {
-    let set = ["klamm.http.listener=".to_owned(), "log.dirs=/data".to_owned()];
-    let sources = Sources { set: set.to_vec(), ..Default::default() };
+    start_with(host, &[]).await
+}
+
+/// Starts with these properties over those of every simulation.
+pub(crate) async fn start_with(host: &SimHost, more: &[String]) -> Result<Running<SimHost>, StartError> {
+    let mut set = vec!["klamm.http.listener=".to_owned(), "log.dirs=/data".to_owned()];
+    set.extend_from_slice(more);
+    let sources = Sources { set, ..Default::default() };
     let loaded = config::load(&sources, None).expect("a valid configuration");
     Broker::start(host.clone(), loaded.config).await
 }
@@ -291,6 +300,58 @@ fn a_minute_later_recovery_would_begin_behind_what_was_written() {
     });
     let file = disk.read_file("/data/recovery-point-offset-checkpoint".as_ref(), 1_000).expect("is there");
     assert_eq!(String::from_utf8_lossy(&file), "0\n1\nt 0 3\n");
+}
+
+#[test]
+fn a_snapshot_bounds_the_metadata_that_a_start_replays() {
+    let disk = Arc::new(MemoryDisk::default());
+    let bounded = ["metadata.log.max.record.bytes.between.snapshots=4000".to_owned()];
+    let names = || (0..60).map(|number| format!("topic-{number}"));
+    let ((), _) = sim::run_on(1, disk.clone(), |host| async move {
+        let running = start_with(&host, &bounded).await.expect("starts");
+        let mut client = Client::connect(&host, &running);
+        for name in names() {
+            client.create_topic(&name, 1).await;
+        }
+    });
+    let found = disk.list_dir("/data/__cluster_metadata-0".as_ref()).expect("is there");
+    let snapshots: Vec<_> = found.iter().filter(|entry| entry.name.ends_with(".checkpoint")).collect();
+    assert_eq!(snapshots.len(), 2, "the newest and one in reserve: {snapshots:?}");
+    let (seen, _) = sim::run_on(2, disk, |host| async move {
+        let running = start(&host).await;
+        let mut client = Client::connect(&host, &running);
+        let all = client.call(&MetadataRequest { topics: None, ..Default::default() }, 9).await;
+        all.topics
+            .iter()
+            .map(|topic| topic.name.as_deref().unwrap_or_default().to_owned())
+            .collect::<Vec<_>>()
+    });
+    let mut expected: Vec<_> = names().collect();
+    expected.sort();
+    assert_eq!(seen, expected);
+}
+
+#[test]
+fn the_limit_of_connections_follows_its_configuration() {
+    let ((), _) = sim::run(1, |host| async move {
+        let running = start(&host).await;
+        let mut first = Client::connect(&host, &running);
+        let limit = AlterConfigsResource {
+            resource_type: 4,
+            resource_name: "1".into(),
+            configs: vec![AlterableConfig {
+                name: "max.connections".into(),
+                value: Some("1".into()),
+                ..Default::default()
+            }],
+            ..Default::default()
+        };
+        let request = IncrementalAlterConfigsRequest { resources: vec![limit], ..Default::default() };
+        let response = first.call(&request, 1).await;
+        assert_eq!(response.responses[0].error_code, 0, "{:?}", response.responses[0].error_message);
+        assert_eq!(Client::connect(&host, &running).receive().await, None, "one too many");
+        first.create_topic("t", 1).await;
+    });
 }
 
 #[test]

@@ -40,12 +40,6 @@ pub struct BrokerConfig {
     pub auto_create_topics_enable: bool,
     /// `delete.topic.enable`.
     pub delete_topic_enable: bool,
-    /// `max.connections`, over all listeners.
-    pub max_connections: i32,
-    /// `max.connections.per.ip`.
-    pub max_connections_per_ip: i32,
-    /// `max.connections.per.ip.overrides`, by address or host name.
-    pub max_connections_per_ip_overrides: BTreeMap<String, i32>,
     /// `connections.max.idle.ms`; negative: never.
     pub connections_max_idle_ms: i64,
     /// `socket.request.max.bytes`: the largest request.
@@ -56,8 +50,8 @@ pub struct BrokerConfig {
     pub fetch_max_bytes: i32,
     /// `max.incremental.fetch.session.cache.slots`.
     pub max_incremental_fetch_session_cache_slots: i32,
-    /// `producer.id.expiration.ms`.
-    pub producer_id_expiration_ms: i32,
+    /// `metadata.log.max.record.bytes.between.snapshots`.
+    pub metadata_snapshot_after_bytes: u64,
     /// `transactional.id.expiration.ms`; not honoured yet.
     pub transactional_id_expiration_ms: i32,
     /// `offsets.topic.*`; not honoured yet.
@@ -104,6 +98,7 @@ impl BrokerConfig {
         validate_log_times(&layers).map_err(about_times)?;
         let log_dirs = log_dirs(&read)?;
         let socket_request_max_bytes = read.int("socket.request.max.bytes");
+        check_per_ip_overrides(&read)?;
         let config = Self {
             node_id: NodeId(node_id),
             log_dirs,
@@ -116,9 +111,6 @@ impl BrokerConfig {
             default_replication_factor: read.int("default.replication.factor"),
             auto_create_topics_enable: read.flag("auto.create.topics.enable"),
             delete_topic_enable: read.flag("delete.topic.enable"),
-            max_connections: read.int("max.connections"),
-            max_connections_per_ip: read.int("max.connections.per.ip"),
-            max_connections_per_ip_overrides: per_ip_overrides(&read)?,
             connections_max_idle_ms: read.long("connections.max.idle.ms"),
             socket_request_max_bytes,
             queued_max_request_bytes: queued_bytes(
@@ -128,7 +120,10 @@ impl BrokerConfig {
             )?,
             fetch_max_bytes: read.int("fetch.max.bytes"),
             max_incremental_fetch_session_cache_slots: read.int("max.incremental.fetch.session.cache.slots"),
-            producer_id_expiration_ms: read.int("producer.id.expiration.ms"),
+            metadata_snapshot_after_bytes: u64::try_from(
+                read.long("metadata.log.max.record.bytes.between.snapshots"),
+            )
+            .unwrap_or(u64::MAX),
             transactional_id_expiration_ms: read.int("transactional.id.expiration.ms"),
             offsets_topic: InternalTopicConfig {
                 num_partitions: read.int("offsets.topic.num.partitions"),
@@ -342,22 +337,20 @@ fn http_listener(read: &Reader<'_>) -> Result<Option<HostPort>, Problem> {
     }
 }
 
-fn per_ip_overrides(read: &Reader<'_>) -> Result<BTreeMap<String, i32>, Problem> {
+fn check_per_ip_overrides(read: &Reader<'_>) -> Result<(), Problem> {
     let key = "max.connections.per.ip.overrides";
-    let mut overrides = BTreeMap::new();
-    for item in split_list(&read.text(key).unwrap_or_default()) {
-        let parsed =
-            item.rsplit_once(':').and_then(|(host, count)| Some((host.trim(), count.trim().parse().ok()?)));
-        let Some((host, count)) = parsed.filter(|(host, count)| !host.is_empty() && *count >= 0) else {
+    let overrides = split_list(&read.text(key).unwrap_or_default());
+    for item in &overrides {
+        let parsed = item.rsplit_once(':').and_then(|(host, count)| Some((host, count.trim().parse().ok()?)));
+        if parsed.is_none_or(|(host, count): (&str, i32)| host.trim().is_empty() || count < 0) {
             return Err((key, format!("cannot read {item:?}; write address:count, separated by commas")));
-        };
-        overrides.insert(host.to_owned(), count);
+        }
     }
     if overrides.is_empty() && read.int("max.connections.per.ip") == 0 {
         let problem = format!("0 lets nobody in unless {key} names exceptions; allowed: at least 1");
         return Err(("max.connections.per.ip", problem));
     }
-    Ok(overrides)
+    Ok(())
 }
 
 /// The budget must hold the largest request, or that request could never be read.
@@ -424,7 +417,6 @@ mod tests {
         assert_eq!(config.queued_max_request_bytes, 128 << 20);
         assert_eq!(config.offsets_topic.replication_factor, 1);
         assert_eq!(config.transaction_state_log.min_insync_replicas, 1);
-        assert_eq!(config.max_connections, i32::MAX);
         assert!(config.auto_create_topics_enable && config.delete_topic_enable);
     }
 
@@ -446,7 +438,6 @@ mod tests {
         assert_eq!(config.log_dirs, [PathBuf::from("/a"), PathBuf::from("/b")]);
         assert_eq!(config.inter_broker_listener_name, "INSIDE");
         assert_eq!(config.http_listener, None);
-        assert_eq!(config.max_connections_per_ip_overrides.get("::1"), Some(&0));
         assert_eq!(config.queued_max_request_bytes, 200_000_000);
         let topic = klamm_cluster::config::TopicConfig::effective(&BTreeMap::new(), &config.layers);
         assert_eq!(topic.segment_bytes, 2_000_000);

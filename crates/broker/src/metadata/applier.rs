@@ -11,7 +11,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use arc_swap::ArcSwap;
-use klamm_cluster::config::{ConfigLayers, TopicConfig};
+use klamm_cluster::config::{ConfigLayers, ConfigValue, TopicConfig};
 use klamm_cluster::image::{
     ConfigResource, ConfigResourceType, MetadataDelta, MetadataImage, PartitionImage, TopicImage,
 };
@@ -38,18 +38,11 @@ pub(crate) struct Applier<H: Host> {
     node: NodeId,
     dirs: Arc<LogDirs>,
     published: Published,
-    producer_id_expiration_ms: i64,
 }
 
 impl<H: Host> Applier<H> {
-    pub(crate) fn new(
-        host: H,
-        node: NodeId,
-        dirs: Arc<LogDirs>,
-        published: Published,
-        producer_id_expiration_ms: i64,
-    ) -> Self {
-        Self { host, node, dirs, published, producer_id_expiration_ms }
+    pub(crate) fn new(host: H, node: NodeId, dirs: Arc<LogDirs>, published: Published) -> Self {
+        Self { host, node, dirs, published }
     }
 
     /// Follows from nothing to `image`: at start.
@@ -223,7 +216,7 @@ impl<H: Host> Applier<H> {
                 continue;
             }
             let config = self.config_of(image, &topic.name);
-            if config == **topic.config.load() {
+            if !is_for_all && config == **topic.config.load() {
                 continue;
             }
             for partition in topic.partitions.load().iter().flatten() {
@@ -236,6 +229,13 @@ impl<H: Host> Applier<H> {
 
     fn config_of(&self, image: &MetadataImage, topic: &str) -> TopicConfig {
         TopicConfig::effective(&values(image, &ConfigResource::topic(topic)), &self.published.layers.load())
+    }
+
+    fn producer_id_expiration_ms(&self) -> i64 {
+        match self.published.layers.load().value("producer.id.expiration.ms") {
+            Some(ConfigValue::Integer(ms)) => ms,
+            _ => LogConfig::default().producer_id_expiration_ms,
+        }
     }
 
     fn log_config(&self, config: &TopicConfig) -> LogConfig {
@@ -252,7 +252,7 @@ impl<H: Host> Applier<H> {
             segment_index_bytes: unsigned(config.segment_index_bytes),
             index_interval_bytes: unsigned(config.index_interval_bytes),
             is_compacted: config.cleanup_policy.compact,
-            producer_id_expiration_ms: self.producer_id_expiration_ms,
+            producer_id_expiration_ms: self.producer_id_expiration_ms(),
         }
     }
 }

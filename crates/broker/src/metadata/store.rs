@@ -35,8 +35,6 @@ use klamm_protocol::wire::EncodeError;
 
 use crate::log_dirs::log_report;
 
-/// Bytes of records after which a snapshot is written (`metadata.log.max.record.bytes.between.snapshots`).
-const SNAPSHOT_AFTER_BYTES: u64 = 20 * 1024 * 1024;
 /// Snapshots that are kept: the newest, and one in case it cannot be read.
 const SNAPSHOTS_KEPT: usize = 2;
 /// The largest snapshot that is read: a million partitions take a tenth.
@@ -107,8 +105,19 @@ pub(crate) struct MetadataStore {
     epoch: LeaderEpoch,
     quorum: Quorum,
     form: QuorumForm,
+    snapshot_after_bytes: u64,
     bytes_since_snapshot: u64,
     last_timestamp_ms: i64,
+}
+
+/// What [`MetadataStore::open`] must know beside the place.
+#[derive(Clone, Copy)]
+pub(crate) struct Settings {
+    /// The last stop left a marker: sizes are trusted.
+    pub(crate) was_clean: bool,
+    /// Bytes of records after which a snapshot is written
+    /// (`metadata.log.max.record.bytes.between.snapshots`).
+    pub(crate) snapshot_after_bytes: u64,
 }
 
 /// What [`MetadataStore::open`] found.
@@ -123,7 +132,7 @@ impl MetadataStore {
         disk: Arc<dyn Disk>,
         dir: PathBuf,
         voter: Voter,
-        was_clean: bool,
+        settings: Settings,
         now: WallMs,
     ) -> Result<Opened, MetadataError> {
         let node = voter.node;
@@ -150,7 +159,7 @@ impl MetadataStore {
             recovery_point: Offset(0),
             log_start: start,
             high_watermark: None,
-            was_clean,
+            was_clean: settings.was_clean,
             now,
         };
         let log = match disk.exists(&dir).map_err(|source| io_error("look at", &dir, source))? {
@@ -166,8 +175,18 @@ impl MetadataStore {
         }
         let (form, state_epoch) = read_quorum_state(&*disk, &dir)?;
         epoch = epoch.max(state_epoch).max(log.view().latest_epoch().unwrap_or(LeaderEpoch(0)));
-        let mut store =
-            Self { disk, dir, node, log, epoch, quorum, form, bytes_since_snapshot: 0, last_timestamp_ms };
+        let mut store = Self {
+            disk,
+            dir,
+            node,
+            log,
+            epoch,
+            quorum,
+            form,
+            snapshot_after_bytes: settings.snapshot_after_bytes,
+            bytes_since_snapshot: 0,
+            last_timestamp_ms,
+        };
         store.replay_from(start, &mut replay)?;
         for (name, level) in replay.image().features() {
             check_level(name, *level)?;
@@ -236,7 +255,7 @@ impl MetadataStore {
     }
 
     pub(crate) fn is_snapshot_due(&self) -> bool {
-        self.bytes_since_snapshot >= SNAPSHOT_AFTER_BYTES
+        self.bytes_since_snapshot >= self.snapshot_after_bytes
     }
 
     /// Writes `image`, which stands for the whole log, and lets go of what it replaces.

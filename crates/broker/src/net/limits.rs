@@ -8,12 +8,18 @@ use std::net::IpAddr;
 use std::sync::{Arc, Mutex};
 
 /// The counts; shared by every listener.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(crate) struct ConnectionLimits {
-    count_max: usize,
-    per_ip_max: usize,
-    per_ip_overrides: BTreeMap<IpAddr, usize>,
     counts: Mutex<Counts>,
+}
+
+/// What is allowed now; both limits can change while the broker runs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Allowed {
+    /// Connections in all.
+    pub(crate) count_max: usize,
+    /// Connections from the address in question.
+    pub(crate) per_ip_max: usize,
 }
 
 #[derive(Debug, Default)]
@@ -30,28 +36,23 @@ pub(crate) struct ConnectionPermit {
 }
 
 impl ConnectionLimits {
-    pub(crate) fn new(
-        count_max: usize,
-        per_ip_max: usize,
-        per_ip_overrides: BTreeMap<IpAddr, usize>,
-    ) -> Arc<Self> {
-        Arc::new(Self { count_max, per_ip_max, per_ip_overrides, counts: Mutex::default() })
-    }
-
     /// Connections now open.
     pub(crate) fn count(&self) -> usize {
         self.counts.lock().expect("nothing panics in here").all
     }
 
     /// A permit for a connection from `ip`, or the limit it would exceed.
-    pub(crate) fn admit(self: &Arc<Self>, ip: IpAddr) -> Result<ConnectionPermit, &'static str> {
+    pub(crate) fn admit(
+        self: &Arc<Self>,
+        ip: IpAddr,
+        allowed: Allowed,
+    ) -> Result<ConnectionPermit, &'static str> {
         let mut counts = self.counts.lock().expect("nothing panics in here");
-        if counts.all >= self.count_max {
+        if counts.all >= allowed.count_max {
             return Err("max.connections");
         }
-        let per_ip_max = self.per_ip_overrides.get(&ip).copied().unwrap_or(self.per_ip_max);
         let of_ip = counts.by_ip.get(&ip).copied().unwrap_or(0);
-        if of_ip >= per_ip_max {
+        if of_ip >= allowed.per_ip_max {
             return Err("max.connections.per.ip");
         }
         counts.all += 1;
@@ -81,14 +82,16 @@ mod tests {
     fn both_limits_hold_and_are_given_back() {
         let here: IpAddr = [127, 0, 0, 1].into();
         let there: IpAddr = [127, 0, 0, 2].into();
-        let limits = ConnectionLimits::new(3, 5, BTreeMap::from([(there, 1)]));
-        let first = limits.admit(there).unwrap();
-        assert_eq!(limits.admit(there).unwrap_err(), "max.connections.per.ip");
-        let _second = limits.admit(here).unwrap();
-        let _third = limits.admit(here).unwrap();
-        assert_eq!(limits.admit(here).unwrap_err(), "max.connections");
+        let limits = Arc::new(ConnectionLimits::default());
+        let of_here = Allowed { count_max: 3, per_ip_max: 5 };
+        let of_there = Allowed { count_max: 3, per_ip_max: 1 };
+        let first = limits.admit(there, of_there).unwrap();
+        assert_eq!(limits.admit(there, of_there).unwrap_err(), "max.connections.per.ip");
+        let _second = limits.admit(here, of_here).unwrap();
+        let _third = limits.admit(here, of_here).unwrap();
+        assert_eq!(limits.admit(here, of_here).unwrap_err(), "max.connections");
         drop(first);
-        assert!(limits.admit(there).is_ok());
+        assert!(limits.admit(there, of_there).is_ok());
         assert_eq!(limits.count(), 2);
     }
 }

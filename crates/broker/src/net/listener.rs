@@ -28,24 +28,26 @@ pub(crate) async fn accept_loop<H: Host>(
             accepted = socket.accept() => accepted,
         };
         match accepted {
-            Ok((transport, peer)) => match broker.limits.admit(peer.ip()) {
-                Ok(permit) => {
-                    broker.metrics.connections_accepted.inc();
-                    let task = connection::serve(
-                        broker.clone(),
-                        transport,
-                        peer,
-                        listener_name.clone(),
-                        stop.clone(),
-                        permit,
-                    );
-                    broker.host.spawn("connection", task);
+            Ok((transport, peer)) => {
+                match broker.limits.admit(peer.ip(), broker.allowed_connections(peer.ip())) {
+                    Ok(permit) => {
+                        broker.metrics.connections_accepted.inc();
+                        let task = connection::serve(
+                            broker.clone(),
+                            transport,
+                            peer,
+                            listener_name.clone(),
+                            stop.clone(),
+                            permit,
+                        );
+                        broker.host.spawn("connection", task);
+                    }
+                    Err(limit) => {
+                        broker.metrics.connections_refused.inc();
+                        tracing::debug!(%peer, limit, "connection refused");
+                    }
                 }
-                Err(limit) => {
-                    broker.metrics.connections_refused.inc();
-                    tracing::debug!(%peer, limit, "connection refused");
-                }
-            },
+            }
             Err(error) => {
                 let now: MonoMs = broker.host.mono();
                 tracing::warn!(listener = %listener_name, %error, "cannot accept a connection; trying again");
