@@ -9,6 +9,8 @@
 //! everything with an error and never writes again.
 
 pub(crate) mod registry;
+#[cfg(test)]
+mod stress;
 pub(crate) mod waiters;
 
 use std::collections::VecDeque;

@@ -1,0 +1,123 @@
+//! Many threads at one partition: what the simulation's single thread cannot show.
+//!
+//! Each thread plays connections that append groups and collect answers; in the end
+//! every batch has exactly one answer, offsets have no gap, and each connection's batches
+//! stand in the order in which they were sent.
+#![allow(clippy::disallowed_methods, reason = "the test is about real threads")]
+
+use std::collections::BTreeSet;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use klamm_log::disk::MemoryDisk;
+use klamm_log::{Log, LogConfig, OpenLog, trusted_batch};
+use klamm_protocol::ids::{LeaderEpoch, Offset, PartitionIndex, TopicId, Uuid};
+use klamm_protocol::records::{BATCH_HEADER_BYTES, BatchBuilder, RecordIter, Scanned, scan_batches};
+use klamm_protocol::time::WallMs;
+
+use super::{Append, AppendGroup, Partition, Ticket};
+use crate::handlers::produce::ProduceWaker;
+use crate::host::{DirPressure, RealHost};
+
+const CONNECTIONS: u64 = 8;
+const GROUPS: u64 = 300;
+const BATCHES: u64 = 3;
+
+fn batch(text: &str) -> Bytes {
+    let mut builder = BatchBuilder::new();
+    builder.push(1, None, Some(text.as_bytes()), &[]);
+    builder.build()
+}
+
+/// Appends groups without waiting in between, then collects what was left to others.
+async fn connection(host: RealHost, partition: Arc<Partition>, number: u64) -> Vec<Offset> {
+    let waker = Arc::<ProduceWaker>::default();
+    let mut offsets = vec![None; (GROUPS * BATCHES) as usize];
+    for group in 0..GROUPS {
+        let of = |index: u64| group * BATCHES + index;
+        let group = AppendGroup {
+            batches: (0..BATCHES)
+                .map(|index| trusted_batch(batch(&format!("{number} {}", of(index)))).expect("a batch"))
+                .collect(),
+            tickets: (0..BATCHES).map(|index| Ticket { slot: of(index), place: (0, 0) }).collect(),
+        };
+        let tickets = group.tickets.clone();
+        match partition.append(&host, group, &waker) {
+            Append::Queued => {}
+            Append::Done(results) => {
+                for (ticket, result) in tickets.into_iter().zip(results) {
+                    let placed = result.expect("nothing fails");
+                    assert_eq!(offsets[ticket.slot as usize].replace(placed.base_offset), None);
+                }
+            }
+        }
+        if number.is_multiple_of(2) {
+            tokio::task::yield_now().await;
+        }
+    }
+    loop {
+        for completion in waker.take() {
+            let placed = completion.result.expect("nothing fails");
+            assert_eq!(offsets[completion.slot as usize].replace(placed.base_offset), None);
+        }
+        if offsets.iter().all(Option::is_some) {
+            return offsets.into_iter().flatten().collect();
+        }
+        tokio::time::timeout(Duration::from_secs(30), waker.woken()).await.expect("an answer was lost");
+    }
+}
+
+#[test]
+fn every_batch_is_answered_once_and_in_order_under_contention() {
+    let runtime =
+        tokio::runtime::Builder::new_multi_thread().worker_threads(4).enable_all().build().expect("threads");
+    runtime.block_on(async {
+        let log = Log::create(OpenLog {
+            disk: Arc::new(MemoryDisk::new()),
+            dir: PathBuf::from("/d/t-0"),
+            topic_id: TopicId(Uuid(7)),
+            config: LogConfig::default(),
+            recovery_point: Offset(0),
+            log_start: Offset(0),
+            high_watermark: None,
+            was_clean: true,
+            now: WallMs(1),
+        })
+        .expect("a log");
+        let pressure = Arc::<DirPressure>::default();
+        let partition =
+            Partition::new("t".into(), TopicId(Uuid(7)), PartitionIndex(0), LeaderEpoch(1), log, pressure);
+        let host = RealHost::new();
+        let tasks: Vec<_> = (0..CONNECTIONS)
+            .map(|number| tokio::spawn(connection(host.clone(), partition.clone(), number)))
+            .collect();
+        let mut all = BTreeSet::new();
+        for task in tasks {
+            let offsets = task.await.expect("no connection failed");
+            assert!(offsets.is_sorted(), "a connection's batches keep their order");
+            all.extend(offsets);
+        }
+        let expected = i64::try_from(CONNECTIONS * GROUPS * BATCHES).expect("small");
+        assert_eq!(all.iter().copied().collect::<Vec<_>>(), (0..expected).map(Offset).collect::<Vec<_>>());
+        let limits = partition.view.limits();
+        assert_eq!(limits.high_watermark.offset, Offset(expected));
+        let region =
+            partition.view.read(Offset(0), limits.end, u32::MAX, true).expect("readable").expect("there");
+        let bytes = region.read().expect("readable");
+        let mut next = [0u64; CONNECTIONS as usize];
+        for scanned in scan_batches(&bytes) {
+            let Ok(Scanned::Batch(batch)) = scanned else { panic!("whole batches") };
+            let record =
+                RecordIter::new(&batch.header, &batch.bytes[BATCH_HEADER_BYTES..]).next().expect("one");
+            let value = record.expect("valid").value.expect("a value").to_vec();
+            let text = String::from_utf8(value).expect("text");
+            let (number, sequence) = text.split_once(' ').expect("two numbers");
+            let number: usize = number.parse().expect("a number");
+            assert_eq!(sequence.parse::<u64>().expect("a number"), next[number]);
+            next[number] += 1;
+        }
+        assert_eq!(next, [GROUPS * BATCHES; CONNECTIONS as usize]);
+    });
+}
