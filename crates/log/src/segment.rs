@@ -110,7 +110,11 @@ impl FileRegion {
     /// Reads the whole region: for readers that cannot send the file itself.
     pub fn read(&self) -> io::Result<Vec<u8>> {
         let mut bytes = vec![0; self.len_bytes as usize];
-        crate::disk::read_full_at(&**self.file.get()?, &mut bytes, self.position)?;
+        let count = crate::disk::read_full_at(&**self.file.get()?, &mut bytes, self.position)?;
+        // A file that somebody cut must not read as zeros.
+        if count < bytes.len() {
+            return Err(io::Error::new(io::ErrorKind::UnexpectedEof, "the segment ends before the region"));
+        }
         Ok(bytes)
     }
 }

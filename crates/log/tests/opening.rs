@@ -145,3 +145,14 @@ fn a_batch_beyond_the_segment_size_and_a_gap_in_replication_are_refused() {
     assert!(log.write(first)[0].is_ok());
     assert!(matches!(log.write(second)[0], Err(AppendError::StalePlan(_))));
 }
+
+#[test]
+fn a_region_of_a_file_that_somebody_cut_is_an_error_and_no_zeros() {
+    let disk = MemoryDisk::new();
+    filled(&disk);
+    let (log, _) = Log::open(open_with(&disk, small_config())).unwrap();
+    let end = log.view().limits().end;
+    let region = log.view().read(Offset(0), end, 1 << 20, true).unwrap().unwrap();
+    disk.tamper(region.file.path(), |bytes| bytes.truncate(20)).unwrap();
+    assert_eq!(region.read().unwrap_err().kind(), std::io::ErrorKind::UnexpectedEof);
+}
