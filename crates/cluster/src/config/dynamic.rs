@@ -3,7 +3,8 @@
 //! Each takes all values that would be stored, since Kafka judges the result of a change and not the change.
 //!
 //! Dynamic keys that Klamm reads at start only (listeners and everything of TLS and SASL) are refused with Kafka's
-//! words for keys that are not dynamic, rather than stored without effect.
+//! words for keys that are not dynamic, rather than stored without effect. Those of Kerberos are stored: they have no
+//! effect on Kafka either unless a listener speaks GSSAPI, and clients use them as the dynamic key that harms nobody.
 
 use std::sync::Arc;
 
@@ -44,7 +45,8 @@ pub fn validate_broker_configs(
     if !per_broker {
         fail_on(keys_where(&of_one_broker), ConfigError::PerBrokerOnly)?;
     }
-    fail_on(keys_where(&of_one_broker), ConfigError::NotDynamic)?;
+    let is_refused = |name: &str| of_one_broker(name) && !name.starts_with("sasl.kerberos.");
+    fail_on(keys_where(&is_refused), ConfigError::NotDynamic)?;
     let mut next = layers.clone();
     let layer = if per_broker { &mut next.broker } else { &mut next.cluster };
     *layer = Arc::new(configs.clone());
@@ -261,6 +263,20 @@ mod tests {
         assert_eq!(
             broker(&[("listeners", "x")], true),
             "Cannot update these configs dynamically: [listeners]"
+        );
+        assert_eq!(
+            broker(&[("sasl.jaas.config", "x")], true),
+            "Cannot update these configs dynamically: [sasl.jaas.config]"
+        );
+    }
+
+    #[test]
+    fn keys_of_kerberos_are_stored_for_one_broker() {
+        assert_eq!(broker(&[("sasl.kerberos.min.time.before.relogin", "58000")], true), "ok");
+        assert_eq!(
+            broker(&[("sasl.kerberos.min.time.before.relogin", "58000")], false),
+            "Cannot update these configs at default cluster level, broker id must be specified: \
+             [sasl.kerberos.min.time.before.relogin]"
         );
     }
 
