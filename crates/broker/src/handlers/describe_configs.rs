@@ -135,6 +135,7 @@ fn to_response(entry: ConfigEntry, include_synonyms: bool) -> DescribeConfigsRes
         read_only: entry.read_only,
         config_source: entry.source.code(),
         is_sensitive: entry.sensitive,
+        documentation: None,
         name: entry.name.into(),
         ..Default::default()
     }
