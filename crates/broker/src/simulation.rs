@@ -356,6 +356,25 @@ fn the_limit_of_connections_follows_its_configuration() {
 }
 
 #[test]
+fn a_fetch_waits_although_one_of_its_topics_is_unknown() {
+    let ((), _) = sim::run(1, |host| async move {
+        let running = start(&host).await;
+        let mut client = Client::connect(&host, &running);
+        client.create_topic("t", 1).await;
+        let mut request = fetch_request("t", 0, 0, 500);
+        request.topics.extend(fetch_request("gone", 0, 0, 500).topics);
+        let began = host.mono();
+        let both = client.call(&request, 11).await;
+        assert!(host.mono().since_ms(began) >= 500, "it would be asked again in a loop");
+        assert_eq!(both.responses[1].partitions[0].error_code, 3, "UNKNOWN_TOPIC_OR_PARTITION");
+        let began = host.mono();
+        let alone = client.call(&fetch_request("gone", 0, 0, 500), 11).await;
+        assert!(host.mono().since_ms(began) < 500, "there is nothing to wait for");
+        assert_eq!(alone.responses[0].partitions[0].error_code, 3);
+    });
+}
+
+#[test]
 fn an_idempotent_retry_is_stored_once() {
     let ((), _) = sim::run(1, |host| async move {
         let running = start(&host).await;

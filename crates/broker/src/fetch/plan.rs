@@ -61,6 +61,9 @@ pub(crate) struct ReadResult {
     pub(crate) bytes: u64,
     /// An error or a diverging epoch: answered at once.
     pub(crate) is_urgent: bool,
+    /// Partitions that are not here. They alone hurry nobody, or a consumer with a deleted topic
+    /// in its assignment would ask in a loop (as in Kafka).
+    pub(crate) unknown_count: usize,
     /// Some region must come from the disk.
     pub(crate) has_cold: bool,
 }
@@ -101,7 +104,9 @@ pub(crate) fn read_all(
             bytes_left = bytes_left.saturating_sub(len);
             result.has_cold |= is_cold(region, read.limits.as_ref());
         }
-        result.is_urgent |= read.error != ErrorCode::None || read.diverging.is_some();
+        let is_unknown = matches!(read.error, ErrorCode::UnknownTopicOrPartition | ErrorCode::UnknownTopicId);
+        result.unknown_count += usize::from(is_unknown);
+        result.is_urgent |= read.error != ErrorCode::None && !is_unknown || read.diverging.is_some();
         result.partitions.push(read);
     }
     result

@@ -168,6 +168,12 @@ impl FetchSessions {
         for (key, wanted) in request.wanted {
             state.put(key, wanted);
         }
+        if state.order.is_empty() {
+            // Nothing is left to remember: the client gets session id 0 and begins anew, as in Kafka.
+            drop(state);
+            self.by_id.lock().expect("nothing panics in here").remove(&request.session_id);
+            return Ok((Context::Sessionless, Vec::new()));
+        }
         let all = state.order.values().map(|cached| (cached.key.clone(), cached.wanted.clone())).collect();
         drop(state);
         Ok((Context::Incremental { session_id: request.session_id, session }, all))
@@ -323,6 +329,14 @@ mod tests {
         assert!(context.tell(&key(0), error));
         assert!(context.tell(&key(0), quiet(-1)));
         assert!(!context.tell(&key(0), quiet(-1)));
+    }
+
+    #[test]
+    fn a_session_without_partitions_ends() {
+        let sessions = FetchSessions::new(10);
+        sessions.resolve(MonoMs(0), request(0, 0, &[(0, 0)], &[]), || 4).unwrap();
+        let (context, all) = sessions.resolve(MonoMs(0), request(4, 1, &[], &[0]), || 0).unwrap();
+        assert_eq!((context.session_id(), all.len(), sessions.count()), (0, 0, 0));
     }
 
     #[test]

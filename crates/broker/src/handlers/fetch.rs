@@ -104,7 +104,8 @@ impl Fetch {
     }
 
     fn is_enough(&self, result: &ReadResult) -> bool {
-        self.wanted.is_empty() || result.is_urgent || result.bytes >= self.min_bytes
+        let is_nothing_here = result.unknown_count == self.wanted.len();
+        is_nothing_here || result.is_urgent || result.bytes >= self.min_bytes
     }
 
     async fn wait<H: Host>(
@@ -113,7 +114,11 @@ impl Fetch {
         mut result: ReadResult,
         deadline: MonoMs,
     ) -> Handled {
-        let is_over = |result: &ReadResult| self.is_enough(result) || broker.is_stopping();
+        let unknown_count = result.unknown_count;
+        // A topic that is deleted meanwhile is told at once.
+        let is_over = |result: &ReadResult| {
+            self.is_enough(result) || result.unknown_count > unknown_count || broker.is_stopping()
+        };
         while !is_over(&result) && broker.host.mono() < deadline {
             let missing_bytes = self.min_bytes - result.bytes;
             let wait = FetchWait::new(i64::try_from(missing_bytes).unwrap_or(i64::MAX));
