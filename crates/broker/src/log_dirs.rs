@@ -130,6 +130,12 @@ struct Place {
     topic_id: Option<TopicId>,
 }
 
+/// A partition's directory that waits for its removal.
+pub(crate) struct Marked {
+    place: usize,
+    name: String,
+}
+
 /// Every log directory of this broker.
 pub(crate) struct LogDirs {
     disk: Arc<dyn Disk>,
@@ -401,23 +407,30 @@ impl LogDirs {
         place
     }
 
-    /// Removes a partition's files: renamed first, so that an interrupted removal is finished at the next start.
-    pub(crate) fn delete(
+    /// Takes a partition's directory out of use by renaming it. What is left is
+    /// [`LogDirs::remove_marked`]'s, or the next start's if that does not come to it.
+    pub(crate) fn mark_deleted(
         &self,
         topic: &Arc<str>,
         index: PartitionIndex,
         log: Option<Box<Log>>,
         mark: Uuid,
-    ) -> Result<(), LogError> {
+    ) -> Result<Option<Marked>, LogError> {
         drop(log);
         let place = self.places.lock().expect("nothing panics in here").remove(&(topic.clone(), index));
-        let Some(dir) = place.map(|place| &self.dirs[place.dir]) else { return Ok(()) };
+        let Some(place) = place.map(|place| place.dir) else { return Ok(None) };
+        let dir = &self.dirs[place];
         dir.partition_count.fetch_sub(1, Ordering::Relaxed);
         dir.forget_checkpoints(topic, index)?;
         let live = PartitionDirectory::live_name(topic, index);
-        let marked = PartitionDirectory::marked_name(topic, index, DirectoryKind::Delete, mark);
-        dir.directory.rename_partition(&live, &marked)?;
-        dir.directory.remove_partition(&marked)
+        let name = PartitionDirectory::marked_name(topic, index, DirectoryKind::Delete, mark);
+        dir.directory.rename_partition(&live, &name)?;
+        Ok(Some(Marked { place, name }))
+    }
+
+    /// Removes the files of a partition that was marked.
+    pub(crate) fn remove_marked(&self, marked: &Marked) -> Result<(), LogError> {
+        self.dirs[marked.place].directory.remove_partition(&marked.name)
     }
 
     /// Writes down how far each log is durable and where it starts.

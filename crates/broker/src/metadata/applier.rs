@@ -19,7 +19,7 @@ use klamm_log::LogConfig;
 use klamm_protocol::ids::{NodeId, PartitionIndex, TopicId, Uuid};
 
 use crate::host::{Host, Pool};
-use crate::log_dirs::{LogDirs, Wanted};
+use crate::log_dirs::{LogDirs, Marked, Wanted};
 use crate::partition::Partition;
 use crate::partition::registry::{Topic, TopicIndex};
 use crate::topic_names::is_internal;
@@ -188,11 +188,28 @@ impl<H: Host> Applier<H> {
             let name = topic.name.clone();
             // The suffix only has to differ from that of an earlier topic of this name.
             let mark = Uuid(self.host.random());
-            let deleted = self.host.offload(Pool::Flush, move || dirs.delete(&name, index, log, mark)).await;
-            if let Err(error) = deleted {
-                tracing::error!(topic = %topic.name, partition = %index, %error, "cannot delete a partition's files");
+            let marked =
+                self.host.offload(Pool::Flush, move || dirs.mark_deleted(&name, index, log, mark)).await;
+            match marked {
+                Ok(None) => {}
+                Ok(Some(marked)) => self.remove_later(marked),
+                Err(error) => {
+                    tracing::error!(topic = %topic.name, partition = %index, %error, "cannot delete a partition");
+                }
             }
         }
+    }
+
+    /// Many gigabytes take a while to unlink: the controller does not wait for it.
+    fn remove_later(&self, marked: Marked) {
+        let dirs = self.dirs.clone();
+        let host = self.host.clone();
+        self.host.spawn("deletion", async move {
+            let removed = host.offload(Pool::Flush, move || dirs.remove_marked(&marked)).await;
+            if let Err(error) = removed {
+                tracing::warn!(%error, "cannot remove a deleted partition's files; the next start tries again");
+            }
+        });
     }
 
     async fn apply_configs(&self, image: &MetadataImage, delta: &MetadataDelta) {
