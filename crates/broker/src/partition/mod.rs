@@ -14,18 +14,21 @@ mod stress;
 pub(crate) mod waiters;
 
 use std::collections::VecDeque;
-use std::sync::atomic::{AtomicI32, Ordering};
+use std::sync::atomic::{AtomicI32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 
-use klamm_log::{AppendContext, AppendError, AppendOrigin, BatchPlaced, Log, PartitionView};
+use klamm_log::{AppendContext, AppendError, AppendOrigin, BatchPlaced, Log, LogError, PartitionView};
 use klamm_protocol::ids::{LeaderEpoch, PartitionIndex, TopicId};
 use klamm_protocol::records::ValidatedBatch;
+use klamm_protocol::time::MonoMs;
 
 use crate::handlers::produce::ProduceWaker;
 use crate::host::{DirPressure, Host};
 use crate::net::waker::Completion;
 use waiters::Waiters;
 
+/// How often a partition whose disk fails says so in the log.
+const COMPLAINT_INTERVAL_MS: u64 = 10_000;
 /// Rounds an appender does for others before a task of its own takes over.
 const ROUNDS_MAX: usize = 4;
 
@@ -121,6 +124,7 @@ pub(crate) struct Partition {
     leader_epoch: AtomicI32,
     appender: Mutex<Appender>,
     pressure: Arc<DirPressure>,
+    next_complaint_ms: AtomicU64,
 }
 
 impl Partition {
@@ -144,6 +148,7 @@ impl Partition {
             leader_epoch: AtomicI32::new(leader_epoch.0),
             appender: Mutex::new(Appender { role: Role::Free(Box::new(log)), waiting: VecDeque::new() }),
             pressure,
+            next_complaint_ms: AtomicU64::new(0),
         })
     }
 
@@ -351,7 +356,22 @@ impl Partition {
             self.view.raise_high_watermark_to_end();
             self.waiters.advanced(placed_bytes);
         }
+        if let Some(Err(AppendFailure::Refused(AppendError::Storage(error)))) = results.last() {
+            self.complain(host.mono(), error);
+        }
         results
+    }
+
+    /// A disk that is full refuses every append: one line now and then says so.
+    fn complain(&self, now: MonoMs, error: &LogError) {
+        let next_ms = self.next_complaint_ms.load(Ordering::Relaxed);
+        if now.0 >= next_ms {
+            self.next_complaint_ms.store(now.plus_ms(COMPLAINT_INTERVAL_MS).0, Ordering::Relaxed);
+            tracing::error!(
+                topic = %self.topic, partition = %self.index, %error,
+                "cannot append: producers get KAFKA_STORAGE_ERROR; free space, or look at the disk"
+            );
+        }
     }
 
     /// A job may have moved the log's start or end: readers look again.
