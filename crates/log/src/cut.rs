@@ -77,7 +77,7 @@ impl Log {
             self.view.publish_segments(Segments::new(segments[gone..].to_vec()));
             let removed: Result<(), LogError> = segments[..gone].iter().try_for_each(|s| self.remove(s));
             removed?;
-            self.has_new_names = true;
+            self.view.note_new_names();
         }
         Ok(gone)
     }
@@ -151,7 +151,7 @@ impl Log {
             remove_segment(&*self.disk, &self.dir, segment.base_offset())?;
         }
         let active = new_active(&self.disk, &self.dir, end.offset, now)?;
-        self.has_new_names = true;
+        self.view.note_new_names();
         self.version += 1;
         self.view.raise_generation();
         self.view.publish_segments(Segments::new(vec![Arc::clone(&active.segment)]));

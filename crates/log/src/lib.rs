@@ -17,6 +17,7 @@ mod error;
 mod limits;
 
 mod cut;
+mod flush;
 mod log;
 mod plan;
 mod write;
@@ -44,9 +45,10 @@ mod tail;
 
 pub use config::LogConfig;
 pub use error::{AppendError, EpochEnd, LogError, ReadError};
+pub use flush::FlushJob;
 pub use leader_epochs::{EpochStart, LeaderEpochs};
 pub use limits::{Limits, LogPosition};
-pub use log::{FlushJob, Log};
+pub use log::Log;
 pub use open::{OpenLog, RecoveryReport, Tail, Truncation};
 pub use plan::{AppendContext, AppendOrigin, BatchPlaced, Plan, trusted_batch};
 pub use producer::{BatchMetadata, ProducerEntry, ProducerState, UnstableTransaction};

@@ -1,7 +1,7 @@
 //! A partition's log: the one writer of its files.
 //!
 //! Everything that changes the log goes through `&mut Log`; everyone else reads the
-//! published [`PartitionView`]. This file holds the log itself, rolling, flushing and
+//! published [`PartitionView`]. This file holds the log itself, rolling and
 //! closing; opening, planning, writing and cutting are files of their own.
 //!
 //! Deliberately absent: threads, clocks, waiting, retries. After a failure that leaves the
@@ -17,7 +17,8 @@ use crate::active::{ActiveSegment, SegmentShape};
 use crate::config::LogConfig;
 use crate::disk::{Disk, OpenMode};
 use crate::error::LogError;
-use crate::files::{self, INDEX, LOG, TIME_INDEX, TXN_INDEX};
+use crate::files::{self, LOG};
+use crate::flush::FlushJob;
 use crate::index::{OffsetIndex, TimeIndex};
 use crate::leader_epochs::LeaderEpochs;
 use crate::limits::{Limits, LogPosition};
@@ -43,20 +44,6 @@ pub struct Log {
     pub(crate) version: u64,
     pub(crate) last_snapshot: Offset,
     pub(crate) poisoned: Option<String>,
-    /// True while a name in the directory may not be durable.
-    pub(crate) has_new_names: bool,
-}
-
-/// A flush whose target is fixed; runs without the log, so that appends go on.
-#[must_use = "nothing is flushed before FlushJob::run"]
-pub struct FlushJob {
-    disk: Arc<dyn Disk>,
-    view: Arc<PartitionView>,
-    target: LogPosition,
-    generation: u64,
-    files: Vec<Arc<SegmentFile>>,
-    index_files: Vec<PathBuf>,
-    directory: Option<PathBuf>,
 }
 
 impl Log {
@@ -129,41 +116,18 @@ impl Log {
         Ok(is_due)
     }
 
-    /// Begins a flush of everything appended so far.
+    /// Begins a flush of everything appended so far, index entries included.
     pub fn begin_flush(&mut self) -> Result<FlushJob, LogError> {
         self.refuse_if_poisoned()?;
         if self.active.has_many_unwritten(INDEX_ENTRIES_WAITING_MAX) {
             self.write_indexes()?;
         }
-        let (limits, segments) = self.view.load();
-        let active = segments.active().base_offset();
-        let dirty = &segments[segments.floor(limits.flushed.segment_base)..];
-        let is_dirty = limits.flushed != limits.end;
-        let mut job = FlushJob {
-            disk: Arc::clone(&self.disk),
-            view: self.view(),
-            target: limits.end,
-            generation: self.view.generation(),
-            files: Vec::new(),
-            index_files: Vec::new(),
-            directory: std::mem::take(&mut self.has_new_names).then(|| self.dir.clone()),
-        };
-        for segment in dirty.iter().filter(|_| is_dirty) {
-            job.files.push(Arc::clone(segment.file()));
-            if segment.base_offset() != active {
-                // Nobody rebuilds a closed segment's index below the recovery point.
-                let paths = [INDEX, TIME_INDEX, TXN_INDEX]
-                    .map(|suffix| files::segment_file(&self.dir, segment.base_offset(), suffix));
-                job.index_files.extend(paths);
-            }
-        }
-        Ok(job)
+        Ok(self.view.begin_flush())
     }
 
     /// Flushes everything. A failure ends the log: what was lost is not known.
     pub fn flush(&mut self) -> Result<(), LogError> {
-        let job = self.begin_flush()?;
-        job.run().map(|_| ()).inspect_err(|error| self.poison(error.to_string()))
+        self.begin_flush()?.run().map(drop)
     }
 
     /// A durable snapshot of the producers at the end, for a recovery that begins here.
@@ -186,12 +150,7 @@ impl Log {
     /// True after a failure that left the files in an unknown state.
     #[must_use]
     pub fn is_poisoned(&self) -> bool {
-        self.poisoned.is_some()
-    }
-
-    /// Ends the log after its [`FlushJob`] failed: what was lost is not known.
-    pub fn flush_failed(&mut self, error: &LogError) {
-        self.poison(error.to_string());
+        self.poisoned.is_some() || self.view.flush_failure().is_some()
     }
 
     pub(crate) fn poison(&mut self, reason: String) {
@@ -199,9 +158,9 @@ impl Log {
     }
 
     pub(crate) fn refuse_if_poisoned(&self) -> Result<(), LogError> {
-        match &self.poisoned {
+        match self.poisoned.as_deref().or_else(|| self.view.flush_failure()) {
             None => Ok(()),
-            Some(reason) => Err(LogError::Poisoned { path: self.dir.clone(), reason: reason.clone() }),
+            Some(reason) => Err(LogError::Poisoned { path: self.dir.clone(), reason: reason.to_owned() }),
         }
     }
 
@@ -228,7 +187,7 @@ impl Log {
         write_snapshot(&*self.disk, &self.dir, offset, &self.producers, is_durable)
             .map_err(LogError::io("write a producer snapshot in", &self.dir))?;
         self.last_snapshot = offset;
-        self.has_new_names = true;
+        self.view.note_new_names();
         Ok(())
     }
 
@@ -239,7 +198,8 @@ impl Log {
             .map_err(LogError::io("write the indexes of", self.active.segment.file().path()))?;
         self.take_snapshot(base, false)?;
         let next = new_active(&self.disk, &self.dir, base, now)?;
-        self.has_new_names = true;
+        // Before any limit lies in it: a flush that reaches the segment makes its name durable.
+        self.view.note_new_names();
         let (_, segments) = self.view.load();
         let mut list: Vec<Arc<Segment>> = segments.to_vec();
         let last = list.last_mut().expect("a log has an active segment");
@@ -251,50 +211,6 @@ impl Log {
         let end = LogPosition { segment_base: base, position: 0, ..self.view.limits().end };
         self.view.advance(|now| Some(Limits { end, ..*now }));
         Ok(())
-    }
-}
-
-impl FlushJob {
-    /// Where the durable part will end.
-    #[must_use]
-    pub fn target(&self) -> LogPosition {
-        self.target
-    }
-
-    /// True if there is nothing to make durable.
-    #[must_use]
-    pub fn is_empty(&self) -> bool {
-        self.files.is_empty() && self.directory.is_none()
-    }
-
-    /// Makes it durable and publishes exactly the target as flushed. After an error the
-    /// log directory must go offline: a flush is never repeated.
-    pub fn run(self) -> Result<LogPosition, LogError> {
-        // New names: directory first, or bytes may be durable under no name.
-        if let Some(directory) = &self.directory {
-            self.disk.sync_dir(directory).map_err(LogError::io("sync", directory))?;
-        }
-        for path in &self.index_files {
-            match self.disk.open(path, OpenMode::Write) {
-                Ok(file) => file.sync_data().map_err(LogError::io("flush", path))?,
-                // Not every segment has a transaction index, and segments may be deleted.
-                Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
-                Err(error) => return Err(LogError::io("open", path)(error)),
-            }
-        }
-        for file in &self.files {
-            match file.get() {
-                Ok(open) => open.sync_data().map_err(LogError::io("flush", file.path()))?,
-                Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
-                Err(error) => return Err(LogError::io("open", file.path())(error)),
-            }
-        }
-        self.view.advance(|now| {
-            let is_current = self.generation == self.view.generation();
-            let rises = is_current && self.target.offset >= now.flushed.offset && now.flushed != self.target;
-            rises.then_some(Limits { flushed: self.target, ..*now })
-        });
-        Ok(self.target)
     }
 }
 

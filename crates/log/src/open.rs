@@ -18,6 +18,7 @@ use crate::directory::partition_metadata;
 use crate::disk::Disk;
 use crate::error::{LogError, ReadError};
 use crate::files::{self, INDEX, LOG, TIME_INDEX, TXN_INDEX};
+use crate::flush::FlushState;
 use crate::leader_epochs::LeaderEpochs;
 use crate::leftovers;
 use crate::limits::{Limits, LogPosition};
@@ -105,9 +106,9 @@ impl Log {
         if let Some(parent) = dir.parent() {
             disk.sync_dir(parent).map_err(LogError::io("sync", parent))?;
         }
-        let (mut log, _) = Self::open(OpenLog { was_clean: true, ..open })?;
+        let (log, _) = Self::open(OpenLog { was_clean: true, ..open })?;
         disk.sync_dir(&dir).map_err(LogError::io("sync", &dir))?;
-        log.has_new_names = false;
+        log.view.names_are_durable();
         Ok(log)
     }
 
@@ -149,7 +150,12 @@ impl Log {
             epochs.store(&**disk, dir)?;
         }
         let limits = Limits { log_start, end, flushed: end, high_watermark: end, last_stable: end };
-        let view = Arc::new(PartitionView::new(limits, Segments::new(segments), epochs.clone()));
+        let view = Arc::new(PartitionView::new(
+            FlushState::new(Arc::clone(disk), dir.clone()),
+            limits,
+            Segments::new(segments),
+            epochs.clone(),
+        ));
         let rebuilt = replay::rebuild(&open, &view, &mut report)?;
         let name = dir.file_name().map_or_else(String::new, |name| name.to_string_lossy().into_owned());
         let mut log = Self {
@@ -164,7 +170,6 @@ impl Log {
             version: 0,
             last_snapshot: rebuilt.last_snapshot,
             poisoned: None,
-            has_new_names: true,
         };
         log.remove_stray_snapshots(end.offset)?;
         log.set_high_watermark(open.high_watermark)?;

@@ -15,6 +15,7 @@ use klamm_protocol::ids::{LeaderEpoch, Offset};
 
 use crate::entry::{Entry, WalkError};
 use crate::error::{EpochEnd, ReadError};
+use crate::flush::FlushState;
 use crate::leader_epochs::LeaderEpochs;
 use crate::limits::{Limits, LimitsCell, LogPosition};
 use crate::producer::UnstableTransaction;
@@ -30,6 +31,7 @@ pub struct Segments(Vec<Arc<Segment>>);
 
 /// The published state of one partition's log.
 pub struct PartitionView {
+    pub(crate) flush: FlushState,
     limits: LimitsCell,
     segments: ArcSwap<Segments>,
     leader_epochs: ArcSwap<LeaderEpochs>,
@@ -66,8 +68,9 @@ impl Deref for Segments {
 }
 
 impl PartitionView {
-    pub(crate) fn new(limits: Limits, segments: Segments, epochs: LeaderEpochs) -> Self {
+    pub(crate) fn new(flush: FlushState, limits: Limits, segments: Segments, epochs: LeaderEpochs) -> Self {
         Self {
+            flush,
             limits: LimitsCell::new(limits),
             segments: ArcSwap::from_pointee(segments),
             leader_epochs: ArcSwap::from_pointee(epochs),

@@ -11,7 +11,7 @@ use std::os::fd::BorrowedFd;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard};
 
-use super::{DirectoryEntry, Disk, DiskFile, DiskLock, Metadata, OpenMode, Residency};
+use super::{DirectoryEntry, Disk, DiskFile, DiskLock, FileSystem, Metadata, OpenMode, Residency};
 
 /// Something that happened to the disk, in order.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -42,6 +42,8 @@ pub enum DiskOperation {
     Sync(PathBuf),
     /// `sync_dir`.
     SyncDir(PathBuf),
+    /// A sync of the whole file system.
+    SyncAll,
     /// `set_len`.
     SetLen(PathBuf, u64),
     /// `rename`.
@@ -59,7 +61,7 @@ pub enum Fault {
     Write(io::ErrorKind),
     /// The next write stores at most so many bytes and says so.
     ShortWrite(usize),
-    /// The next `sync_data`, `sync_all` or `sync_dir` fails.
+    /// The next sync of whatever kind fails.
     Sync(io::ErrorKind),
     /// The next `set_len` fails.
     SetLen(io::ErrorKind),
@@ -289,6 +291,10 @@ impl Disk for MemoryDisk {
         Ok(())
     }
 
+    fn file_system(&self, _path: &Path) -> io::Result<Arc<dyn FileSystem>> {
+        Ok(Arc::new(self.clone()))
+    }
+
     fn lock_file(&self, path: &Path) -> io::Result<Box<dyn DiskLock>> {
         self.open(path, OpenMode::Create)?;
         if !self.state().locks.insert(path.to_owned()) {
@@ -300,6 +306,17 @@ impl Disk for MemoryDisk {
     fn available_bytes(&self, _path: &Path) -> io::Result<u64> {
         let state = self.state();
         Ok(state.capacity_bytes.map_or(u64::MAX, |capacity| capacity.saturating_sub(state.used_bytes())))
+    }
+}
+
+impl FileSystem for MemoryDisk {
+    fn sync(&self) -> io::Result<()> {
+        let mut state = self.state();
+        if let Some(kind) = state.take_fault(|f| if let Fault::Sync(kind) = f { Some(*kind) } else { None }) {
+            return Err(kind.into());
+        }
+        state.journal.push(DiskOperation::SyncAll);
+        Ok(())
     }
 }
 

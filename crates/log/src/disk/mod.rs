@@ -85,6 +85,10 @@ pub trait Disk: Send + Sync + 'static {
     fn metadata(&self, path: &Path) -> io::Result<Metadata>;
     /// Makes the names in a directory durable.
     fn sync_dir(&self, path: &Path) -> io::Result<()>;
+    /// A handle for syncing all of the file system that `path` lies on. It tells only of
+    /// writes that failed since it was made: make it before the first write. `Unsupported`
+    /// where the system has no such call.
+    fn file_system(&self, path: &Path) -> io::Result<Arc<dyn FileSystem>>;
     /// Takes an exclusive lock that other processes, Java's among them, see.
     /// `WouldBlock` if somebody holds it.
     fn lock_file(&self, path: &Path) -> io::Result<Box<dyn DiskLock>>;
@@ -131,6 +135,12 @@ pub trait Disk: Send + Sync + 'static {
             None => Ok(()),
         }
     }
+}
+
+/// A whole file system.
+pub trait FileSystem: Send + Sync {
+    /// Makes every file and name on it durable, also those of strangers (`syncfs`).
+    fn sync(&self) -> io::Result<()>;
 }
 
 /// One open file. Dropping the last handle closes it.

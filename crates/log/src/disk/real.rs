@@ -10,7 +10,7 @@ use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::sync::Arc;
 
-use super::{DirectoryEntry, Disk, DiskFile, DiskLock, Metadata, OpenMode, Residency};
+use super::{DirectoryEntry, Disk, DiskFile, DiskLock, FileSystem, Metadata, OpenMode, Residency};
 
 /// The machine's file systems.
 #[derive(Clone, Copy, Debug, Default)]
@@ -23,6 +23,17 @@ struct RealLock {
 }
 
 impl DiskLock for RealLock {}
+
+/// Any file on it, here a directory.
+#[cfg(target_os = "linux")]
+struct RealFileSystem(File);
+
+#[cfg(target_os = "linux")]
+impl FileSystem for RealFileSystem {
+    fn sync(&self) -> io::Result<()> {
+        Ok(rustix::fs::syncfs(&self.0)?)
+    }
+}
 
 impl Disk for RealDisk {
     fn open(&self, path: &Path, mode: OpenMode) -> io::Result<Arc<dyn DiskFile>> {
@@ -81,6 +92,17 @@ impl Disk for RealDisk {
         // "" is how a relative path names its parent.
         let path = if path.as_os_str().is_empty() { Path::new(".") } else { path };
         File::open(path)?.sync_all()
+    }
+
+    #[cfg(target_os = "linux")]
+    fn file_system(&self, path: &Path) -> io::Result<Arc<dyn FileSystem>> {
+        Ok(Arc::new(RealFileSystem(File::open(path)?)))
+    }
+
+    /// `sync(2)` tells nothing of errors.
+    #[cfg(not(target_os = "linux"))]
+    fn file_system(&self, _path: &Path) -> io::Result<Arc<dyn FileSystem>> {
+        Err(io::ErrorKind::Unsupported.into())
     }
 
     fn lock_file(&self, path: &Path) -> io::Result<Box<dyn DiskLock>> {
