@@ -1,16 +1,24 @@
 //! A disk in memory for tests and the simulation: deterministic, with a journal of what
-//! was done and faults that a test arms beforehand.
+//! was done, faults that a test arms beforehand, and power cuts.
 //!
-//! What it deliberately does not do yet: lose unsynced bytes at a power cut. Every file
-//! and name change passes through one tree, so that a durable twin can be kept beside it.
+//! Bytes and names are kept twice, as everybody sees them and as the device has them
+//! ([`content`], [`names`]); [`MemoryDisk::after_power_cut`] draws what a start would find.
+//! What it deliberately does not do: threads, time ([`Fault::Slow`] only counts it).
 //! An open handle keeps its bytes after removal or replacement, as on a real disk.
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+mod content;
+mod draw;
+mod names;
+
+use std::collections::BTreeSet;
 use std::io::{self, IoSlice};
 use std::os::fd::BorrowedFd;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard};
 
+use self::content::Content;
+use self::draw::Draw;
+use self::names::{File, Names, Node};
 use super::{DirectoryEntry, Disk, DiskFile, DiskLock, FileSystem, Metadata, OpenMode, Residency};
 
 /// Something that happened to the disk, in order.
@@ -54,21 +62,26 @@ pub enum DiskOperation {
     CreateDir(PathBuf),
 }
 
-/// A fault for one coming call; faults of one kind are used up in the order armed.
+/// A fault for one coming call; of several for the same call the one armed first strikes.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Fault {
-    /// The next write fails and writes nothing.
+    /// The write fails and writes nothing.
     Write(io::ErrorKind),
-    /// The next write stores at most so many bytes and says so.
+    /// The write stores at most so many bytes and says so.
     ShortWrite(usize),
-    /// The next sync of whatever kind fails.
+    /// The sync of whatever kind fails. What it should have made durable is
+    /// lost, and a later one succeeds nevertheless, as with Linux.
     Sync(io::ErrorKind),
-    /// The next `set_len` fails.
+    /// The `set_len` fails.
     SetLen(io::ErrorKind),
-    /// The next read fails.
+    /// The read fails.
     Read(io::ErrorKind),
-    /// The next `open` that creates a file fails.
+    /// The `open` that creates a file fails.
     Create(io::ErrorKind),
+    /// The rename fails.
+    Rename(io::ErrorKind),
+    /// The sync takes so many milliseconds of [`MemoryDisk::take_busy_ms`].
+    Slow(u64),
 }
 
 /// The disk; clones share it.
@@ -77,21 +90,35 @@ pub struct MemoryDisk(Arc<Mutex<State>>);
 
 #[derive(Default)]
 struct State {
-    files: BTreeMap<PathBuf, Content>,
-    dirs: BTreeSet<PathBuf>,
+    names: Names,
     locks: BTreeSet<PathBuf>,
     journal: Vec<DiskOperation>,
-    faults: VecDeque<Fault>,
+    /// How many calls of its kind each lets pass.
+    faults: Vec<(u32, Fault)>,
+    busy_ms: u64,
     /// Bytes all files may hold together; `None` is without end.
     capacity_bytes: Option<u64>,
+    /// Changing calls until the power goes; `None` is for ever.
+    steps_left: Option<u64>,
+    steps_done: u64,
+    is_off: bool,
 }
 
-type Content = Arc<Mutex<Vec<u8>>>;
+/// What a fault strikes.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Call {
+    Write,
+    Sync,
+    SetLen,
+    Read,
+    Create,
+    Rename,
+}
 
 struct MemoryFile {
     disk: MemoryDisk,
     path: PathBuf,
-    content: Content,
+    content: File,
     writable: bool,
 }
 
@@ -107,9 +134,14 @@ impl MemoryDisk {
         Self::default()
     }
 
-    /// Arms a fault for a coming call.
+    /// Arms a fault for the next call that it can strike.
     pub fn inject(&self, fault: Fault) {
-        self.state().faults.push_back(fault);
+        self.inject_after(0, fault);
+    }
+
+    /// Arms a fault that lets so many calls of its kind pass.
+    pub fn inject_after(&self, calls: u32, fault: Fault) {
+        self.state().faults.push((calls, fault));
     }
 
     /// Forgets the faults that were not used.
@@ -128,26 +160,55 @@ impl MemoryDisk {
         std::mem::take(&mut self.state().journal)
     }
 
-    /// Changes a file's bytes behind everybody's back; `NotFound` without such a file.
+    /// How long calls struck by [`Fault::Slow`] took since this was last asked.
+    #[must_use]
+    pub fn take_busy_ms(&self) -> u64 {
+        std::mem::take(&mut self.state().busy_ms)
+    }
+
+    /// Lets the power go at the changing call (write, length, name, sync) behind so many
+    /// more: it may have happened or not, and every call from there on fails.
+    pub fn cut_power_after(&self, steps: u64) {
+        self.state().steps_left = Some(steps);
+    }
+
+    /// Changing calls so far.
+    #[must_use]
+    pub fn steps_done(&self) -> u64 {
+        self.state().steps_done
+    }
+
+    /// True once the power is gone.
+    #[must_use]
+    pub fn is_off(&self) -> bool {
+        self.state().is_off
+    }
+
+    /// The disk as a start finds it after the power went now: unsynced bytes and names kept,
+    /// lost, torn or reordered as `seed` wants it. This disk stays as it is.
+    #[must_use]
+    pub fn after_power_cut(&self, seed: u64) -> Self {
+        let state = self.state();
+        let names = state.names.after_power_cut(&mut Draw::new(seed));
+        let capacity_bytes = state.capacity_bytes;
+        Self(Arc::new(Mutex::new(State { names, capacity_bytes, ..State::default() })))
+    }
+
+    /// Changes a file's bytes on the device, behind everybody's back; `NotFound` without such a file.
     pub fn tamper(&self, path: &Path, change: impl FnOnce(&mut Vec<u8>)) -> io::Result<()> {
-        let content = self.state().files.get(path).cloned().ok_or(io::ErrorKind::NotFound)?;
-        change(&mut content.lock().expect("no holder panics"));
+        let file = self.state().names.file(path).ok_or(io::ErrorKind::NotFound)?;
+        let mut content = file.lock().expect("no holder panics");
+        let mut bytes = content.bytes().to_vec();
+        change(&mut bytes);
+        *content = Content::durable(bytes);
         Ok(())
     }
 
-    /// A disk with the same files, none of the handles, locks, faults or journal.
+    /// A disk with the same files, as durable as here; none of the handles, locks, faults or journal.
     #[must_use]
     pub fn fork(&self) -> Self {
-        let state = self.state();
-        let files = state
-            .files
-            .iter()
-            .map(|(path, content)| {
-                let bytes = content.lock().expect("no holder panics").clone();
-                (path.clone(), Arc::new(Mutex::new(bytes)))
-            })
-            .collect();
-        Self(Arc::new(Mutex::new(State { files, dirs: state.dirs.clone(), ..State::default() })))
+        let names = self.state().names.fork();
+        Self(Arc::new(Mutex::new(State { names, ..State::default() })))
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -155,43 +216,90 @@ impl MemoryDisk {
     }
 }
 
+impl Fault {
+    fn call(&self) -> Call {
+        match self {
+            Self::Write(_) | Self::ShortWrite(_) => Call::Write,
+            Self::Sync(_) | Self::Slow(_) => Call::Sync,
+            Self::SetLen(_) => Call::SetLen,
+            Self::Read(_) => Call::Read,
+            Self::Create(_) => Call::Create,
+            Self::Rename(_) => Call::Rename,
+        }
+    }
+}
+
 impl State {
-    fn take_fault<T>(&mut self, pick: impl Fn(&Fault) -> Option<T>) -> Option<T> {
-        let (index, found) = self.faults.iter().enumerate().find_map(|(i, f)| Some((i, pick(f)?)))?;
-        self.faults.remove(index);
-        Some(found)
+    fn take_fault(&mut self, call: Call) -> Option<Fault> {
+        let mut found = None;
+        for (index, (calls_left, fault)) in self.faults.iter_mut().enumerate() {
+            if fault.call() != call {
+            } else if *calls_left > 0 {
+                *calls_left -= 1;
+            } else if found.is_none() {
+                found = Some(index);
+            }
+        }
+        found.map(|index| self.faults.remove(index).1)
     }
 
-    fn parent_exists(&self, path: &Path) -> bool {
-        path.parent().is_none_or(|p| p.as_os_str().is_empty() || p == Path::new("/") || self.dirs.contains(p))
+    /// As [`State::take_fault`] where the call can only fail or not.
+    fn failure(&mut self, call: Call) -> io::Result<()> {
+        match self.take_fault(call) {
+            Some(
+                Fault::Write(kind)
+                | Fault::Sync(kind)
+                | Fault::SetLen(kind)
+                | Fault::Read(kind)
+                | Fault::Create(kind)
+                | Fault::Rename(kind),
+            ) => Err(kind.into()),
+            Some(Fault::Slow(ms)) => {
+                self.busy_ms += ms;
+                Ok(())
+            }
+            Some(Fault::ShortWrite(_)) | None => Ok(()),
+        }
     }
 
-    fn used_bytes(&self) -> u64 {
-        self.files.values().map(|c| c.lock().expect("no holder panics").len() as u64).sum()
+    fn refuse_if_off(&self) -> io::Result<()> {
+        if self.is_off { Err(io::Error::other("the power is off")) } else { Ok(()) }
+    }
+
+    /// Before every changing call; true if the power goes during this one.
+    fn step(&mut self) -> io::Result<bool> {
+        self.refuse_if_off()?;
+        self.steps_done += 1;
+        match &mut self.steps_left {
+            Some(0) => self.is_off = true,
+            Some(steps) => *steps -= 1,
+            None => {}
+        }
+        Ok(self.is_off)
+    }
+
+    /// The end of a changing call: an error if the power went during it.
+    fn done(&mut self, operation: DiskOperation) -> io::Result<()> {
+        self.journal.push(operation);
+        self.refuse_if_off()
     }
 }
 
 impl Disk for MemoryDisk {
     fn open(&self, path: &Path, mode: OpenMode) -> io::Result<Arc<dyn DiskFile>> {
         let mut state = self.state();
-        let existing = state.files.get(path).cloned();
-        let content = match (existing, mode) {
+        state.refuse_if_off()?;
+        let content = match (state.names.find(path), mode) {
+            (Some(Node::Dir(_)), _) => return Err(io::ErrorKind::IsADirectory.into()),
             (Some(_), OpenMode::CreateNew) => return Err(io::ErrorKind::AlreadyExists.into()),
-            (Some(content), _) => content,
+            (Some(Node::File(file)), _) => file,
             (None, OpenMode::Read | OpenMode::Write) => return Err(io::ErrorKind::NotFound.into()),
             (None, OpenMode::Create | OpenMode::CreateNew) => {
-                if !state.parent_exists(path) {
-                    return Err(io::ErrorKind::NotFound.into());
-                }
-                if let Some(kind) =
-                    state.take_fault(|f| if let Fault::Create(kind) = f { Some(*kind) } else { None })
-                {
-                    return Err(kind.into());
-                }
-                let content = Content::default();
-                state.files.insert(path.to_owned(), Arc::clone(&content));
-                state.journal.push(DiskOperation::Create(path.to_owned()));
-                content
+                state.step()?;
+                state.failure(Call::Create)?;
+                let file = state.names.create_file(path, Content::default())?;
+                state.done(DiskOperation::Create(path.to_owned()))?;
+                file
             }
         };
         let writable = mode != OpenMode::Read;
@@ -200,95 +308,79 @@ impl Disk for MemoryDisk {
 
     fn create_dir_all(&self, path: &Path) -> io::Result<()> {
         let mut state = self.state();
-        for dir in path.ancestors().filter(|p| !p.as_os_str().is_empty()) {
-            if state.files.contains_key(dir) {
-                return Err(io::ErrorKind::AlreadyExists.into());
+        state.refuse_if_off()?;
+        let mut missing = Vec::new();
+        for dir in path.ancestors() {
+            match state.names.find(dir) {
+                Some(Node::Dir(_)) => break,
+                Some(Node::File(_)) => return Err(io::ErrorKind::AlreadyExists.into()),
+                None => missing.push(dir),
             }
-            if state.dirs.insert(dir.to_owned()) {
-                state.journal.push(DiskOperation::CreateDir(dir.to_owned()));
-            }
+        }
+        for dir in missing.into_iter().rev() {
+            state.step()?;
+            state.names.create_dir(dir)?;
+            state.done(DiskOperation::CreateDir(dir.to_owned()))?;
         }
         Ok(())
     }
 
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
         let mut state = self.state();
-        if !state.parent_exists(to) {
-            return Err(io::ErrorKind::NotFound.into());
-        }
-        if let Some(content) = state.files.remove(from) {
-            state.files.insert(to.to_owned(), content);
-        } else if state.dirs.contains(from) {
-            if state.dirs.contains(to) || state.files.contains_key(to) {
-                return Err(io::ErrorKind::AlreadyExists.into());
-            }
-            let moved = |path: &Path| path.strip_prefix(from).ok().map(|rest| to.join(rest));
-            state.dirs = state.dirs.iter().map(|p| moved(p).unwrap_or_else(|| p.clone())).collect();
-            let files = std::mem::take(&mut state.files);
-            state.files = files.into_iter().map(|(p, c)| (moved(&p).unwrap_or(p), c)).collect();
-        } else {
-            return Err(io::ErrorKind::NotFound.into());
-        }
-        state.journal.push(DiskOperation::Rename(from.to_owned(), to.to_owned()));
-        Ok(())
+        state.step()?;
+        state.failure(Call::Rename)?;
+        state.names.rename(from, to)?;
+        state.done(DiskOperation::Rename(from.to_owned(), to.to_owned()))
     }
 
     fn remove_file(&self, path: &Path) -> io::Result<()> {
         let mut state = self.state();
-        state.files.remove(path).ok_or(io::ErrorKind::NotFound)?;
-        state.journal.push(DiskOperation::Remove(path.to_owned()));
-        Ok(())
+        state.refuse_if_off()?;
+        if state.names.file(path).is_none() {
+            return Err(io::ErrorKind::NotFound.into());
+        }
+        state.step()?;
+        state.names.remove_file(path)?;
+        state.done(DiskOperation::Remove(path.to_owned()))
     }
 
     fn remove_dir_all(&self, path: &Path) -> io::Result<()> {
         let mut state = self.state();
-        if !state.dirs.contains(path) {
-            return Err(io::ErrorKind::NotFound.into());
-        }
-        state.dirs.retain(|p| !p.starts_with(path));
-        state.files.retain(|p, _| !p.starts_with(path));
-        state.journal.push(DiskOperation::Remove(path.to_owned()));
-        Ok(())
+        state.step()?;
+        state.names.remove_dir_all(path)?;
+        state.done(DiskOperation::Remove(path.to_owned()))
     }
 
     fn list_dir(&self, path: &Path) -> io::Result<Vec<DirectoryEntry>> {
         let state = self.state();
-        if !state.dirs.contains(path) {
-            return Err(io::ErrorKind::NotFound.into());
-        }
-        let name_in = |child: &Path| {
-            (child.parent() == Some(path)).then(|| child.file_name()?.to_str().map(str::to_owned)).flatten()
-        };
-        let files = state.files.keys().filter_map(|p| name_in(p)).map(|name| (name, false));
-        let dirs = state.dirs.iter().filter_map(|p| name_in(p)).map(|name| (name, true));
-        let mut entries: Vec<DirectoryEntry> =
-            files.chain(dirs).map(|(name, is_dir)| DirectoryEntry { name, is_dir }).collect();
-        entries.sort();
-        Ok(entries)
+        state.refuse_if_off()?;
+        let entry = |(name, node)| DirectoryEntry { name, is_dir: matches!(node, Node::Dir(_)) };
+        Ok(state.names.list(path)?.into_iter().map(entry).collect())
     }
 
     fn metadata(&self, path: &Path) -> io::Result<Metadata> {
         let state = self.state();
-        if let Some(content) = state.files.get(path) {
-            let len_bytes = content.lock().expect("no holder panics").len() as u64;
-            return Ok(Metadata { len_bytes, is_dir: false, modified_ms: 0 });
+        state.refuse_if_off()?;
+        match state.names.find(path) {
+            Some(Node::File(file)) => {
+                Ok(Metadata { len_bytes: names::len_of(&file), is_dir: false, modified_ms: 0 })
+            }
+            Some(Node::Dir(_)) => Ok(Metadata { len_bytes: 0, is_dir: true, modified_ms: 0 }),
+            None => Err(io::ErrorKind::NotFound.into()),
         }
-        if state.dirs.contains(path) {
-            return Ok(Metadata { len_bytes: 0, is_dir: true, modified_ms: 0 });
-        }
-        Err(io::ErrorKind::NotFound.into())
     }
 
     fn sync_dir(&self, path: &Path) -> io::Result<()> {
         let mut state = self.state();
-        if let Some(kind) = state.take_fault(|f| if let Fault::Sync(kind) = f { Some(*kind) } else { None }) {
-            return Err(kind.into());
+        if state.step()? {
+            return state.done(DiskOperation::SyncDir(path.to_owned()));
         }
-        if !state.dirs.contains(path) && !path.as_os_str().is_empty() {
-            return Err(io::ErrorKind::NotFound.into());
+        if let Err(error) = state.failure(Call::Sync) {
+            state.names.fail_sync(path)?;
+            return Err(error);
         }
-        state.journal.push(DiskOperation::SyncDir(path.to_owned()));
-        Ok(())
+        state.names.sync(path)?;
+        state.done(DiskOperation::SyncDir(path.to_owned()))
     }
 
     fn file_system(&self, _path: &Path) -> io::Result<Arc<dyn FileSystem>> {
@@ -305,18 +397,24 @@ impl Disk for MemoryDisk {
 
     fn available_bytes(&self, _path: &Path) -> io::Result<u64> {
         let state = self.state();
-        Ok(state.capacity_bytes.map_or(u64::MAX, |capacity| capacity.saturating_sub(state.used_bytes())))
+        Ok(state
+            .capacity_bytes
+            .map_or(u64::MAX, |capacity| capacity.saturating_sub(state.names.used_bytes())))
     }
 }
 
 impl FileSystem for MemoryDisk {
     fn sync(&self) -> io::Result<()> {
         let mut state = self.state();
-        if let Some(kind) = state.take_fault(|f| if let Fault::Sync(kind) = f { Some(*kind) } else { None }) {
-            return Err(kind.into());
+        if state.step()? {
+            return state.done(DiskOperation::SyncAll);
         }
-        state.journal.push(DiskOperation::SyncAll);
-        Ok(())
+        if let Err(error) = state.failure(Call::Sync) {
+            state.names.fail_sync_all();
+            return Err(error);
+        }
+        state.names.sync_all();
+        state.done(DiskOperation::SyncAll)
     }
 }
 
@@ -331,13 +429,13 @@ impl Drop for MemoryLock {
 impl DiskFile for MemoryFile {
     fn read_at(&self, buf: &mut [u8], position: u64) -> io::Result<usize> {
         let mut state = self.disk.state();
-        if let Some(kind) = state.take_fault(|f| if let Fault::Read(kind) = f { Some(*kind) } else { None }) {
-            return Err(kind.into());
-        }
+        state.refuse_if_off()?;
+        state.failure(Call::Read)?;
         let content = self.content.lock().expect("no holder panics");
-        let start = usize::try_from(position).unwrap_or(usize::MAX).min(content.len());
-        let count = buf.len().min(content.len() - start);
-        buf[..count].copy_from_slice(&content[start..start + count]);
+        let bytes = content.bytes();
+        let start = usize::try_from(position).unwrap_or(usize::MAX).min(bytes.len());
+        let count = buf.len().min(bytes.len() - start);
+        buf[..count].copy_from_slice(&bytes[start..start + count]);
         let path = self.path.clone();
         state.journal.push(DiskOperation::Read { path, position, len_bytes: count as u64 });
         Ok(count)
@@ -349,42 +447,46 @@ impl DiskFile for MemoryFile {
         }
         assert!(slices.len() <= super::IO_SLICES_MAX, "the system refuses longer vectors");
         let mut state = self.disk.state();
-        let fault =
-            state.take_fault(|f| matches!(f, Fault::Write(_) | Fault::ShortWrite(_)).then(|| f.clone()));
+        state.step()?;
         let mut bytes = slices.iter().map(|s| &**s).collect::<Vec<_>>().concat();
-        match fault {
+        match state.take_fault(Call::Write) {
             Some(Fault::Write(kind)) => return Err(kind.into()),
             Some(Fault::ShortWrite(len)) => bytes.truncate(len),
             _ => {}
         }
         let start = usize::try_from(position).map_err(io::Error::other)?;
-        let end = start + bytes.len();
-        let capacity = state.capacity_bytes.map(|capacity| capacity.saturating_sub(state.used_bytes()));
-        let mut content = self.content.lock().expect("no holder panics");
-        let growth = end.saturating_sub(content.len()) as u64;
-        if capacity.is_some_and(|left| growth > left) {
+        let growth = (start + bytes.len()).saturating_sub(names::len_of(&self.content) as usize) as u64;
+        if state.capacity_bytes.is_some_and(|capacity| state.names.used_bytes() + growth > capacity) {
             return Err(io::ErrorKind::StorageFull.into());
         }
-        if content.len() < end {
-            content.resize(end, 0);
-        }
-        content[start..end].copy_from_slice(&bytes);
-        state.journal.push(DiskOperation::Write {
+        let len = bytes.len();
+        self.content.lock().expect("no holder panics").write(start, bytes);
+        state.done(DiskOperation::Write {
             path: self.path.clone(),
             position,
-            len_bytes: bytes.len() as u64,
+            len_bytes: len as u64,
             slice_count: slices.len(),
-        });
-        Ok(bytes.len())
+        })?;
+        Ok(len)
     }
 
     fn sync_data(&self) -> io::Result<()> {
         let mut state = self.disk.state();
-        if let Some(kind) = state.take_fault(|f| if let Fault::Sync(kind) = f { Some(*kind) } else { None }) {
-            return Err(kind.into());
+        if state.step()? {
+            return state.done(DiskOperation::Sync(self.path.clone()));
         }
-        state.journal.push(DiskOperation::Sync(self.path.clone()));
-        Ok(())
+        let failure = state.failure(Call::Sync);
+        let mut content = self.content.lock().expect("no holder panics");
+        match failure {
+            Err(error) => {
+                content.fail_sync();
+                Err(error)
+            }
+            Ok(()) => {
+                content.sync();
+                state.done(DiskOperation::Sync(self.path.clone()))
+            }
+        }
     }
 
     fn sync_all(&self) -> io::Result<()> {
@@ -393,18 +495,16 @@ impl DiskFile for MemoryFile {
 
     fn set_len(&self, len_bytes: u64) -> io::Result<()> {
         let mut state = self.disk.state();
-        if let Some(kind) = state.take_fault(|f| if let Fault::SetLen(kind) = f { Some(*kind) } else { None })
-        {
-            return Err(kind.into());
-        }
+        state.step()?;
+        state.failure(Call::SetLen)?;
         let len = usize::try_from(len_bytes).map_err(io::Error::other)?;
-        self.content.lock().expect("no holder panics").resize(len, 0);
-        state.journal.push(DiskOperation::SetLen(self.path.clone(), len_bytes));
-        Ok(())
+        self.content.lock().expect("no holder panics").set_len(len);
+        state.done(DiskOperation::SetLen(self.path.clone(), len_bytes))
     }
 
     fn len(&self) -> io::Result<u64> {
-        Ok(self.content.lock().expect("no holder panics").len() as u64)
+        self.disk.state().refuse_if_off()?;
+        Ok(names::len_of(&self.content))
     }
 
     fn fd(&self) -> Option<BorrowedFd<'_>> {
@@ -459,5 +559,23 @@ mod tests {
         assert!(write_all_at(&*file, b"hello", 0).is_err());
         write_all_at(&*file, b"four", 0).unwrap();
         assert_eq!(disk.available_bytes(Path::new("/")).unwrap(), 0);
+    }
+
+    #[test]
+    fn the_power_goes_at_a_step_and_a_start_finds_what_was_synced() {
+        let disk = MemoryDisk::new();
+        let path = Path::new("/f");
+        let file = disk.open(path, OpenMode::Create).unwrap();
+        write_all_at(&*file, b"safe", 0).unwrap();
+        file.sync_data().unwrap();
+        disk.sync_dir(Path::new("/")).unwrap();
+        disk.cut_power_after(1);
+        write_all_at(&*file, b"lost", 4).unwrap();
+        assert!(file.sync_data().is_err() && disk.is_off());
+        assert!(file.len().is_err() && disk.list_dir(Path::new("/")).is_err());
+        let found: BTreeSet<Vec<u8>> =
+            (0..40).map(|seed| disk.after_power_cut(seed).read_file(path, 99).unwrap()).collect();
+        assert!(found.contains(&b"safe"[..]) && found.contains(&b"safelost"[..]), "{found:?}");
+        assert!(found.iter().all(|bytes| bytes.starts_with(b"safe")));
     }
 }
