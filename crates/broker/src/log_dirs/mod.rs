@@ -1,0 +1,127 @@
+//! The broker's log directories (`log.dirs`): which partition lies where, and what every part of
+//! the broker asks of them.
+//!
+//! Synchronous; called where it may block. `start` locks and reads them, `opening` opens or creates
+//! partitions, `checkpoints` keeps the offset files, `strays` sets aside and deletes.
+//! What it deliberately does not do: retention, taking a failed directory offline
+//! alone, moving partitions.
+//!
+//! **Invariants:** every directory is locked for as long as this lives, and carries
+//! this cluster's and node's ids; the clean-shutdown marker is removed durably before the
+//! first write and written last, and not where a log could not be opened or closed; an offset
+//! checkpoint never speaks of an earlier topic of the same name.
+
+mod checkpoints;
+mod error;
+mod opening;
+mod places;
+mod start;
+mod strays;
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+
+use klamm_cluster::metadata_log::METADATA_DIRECTORY;
+use klamm_log::directory::{CleanShutdown, LogDirectory};
+use klamm_log::disk::Disk;
+use klamm_log::{Log, LogError};
+use klamm_protocol::ids::{BrokerEpoch, DirectoryId, PartitionIndex};
+
+use crate::host::DirPressure;
+use crate::partition::Partition;
+
+use checkpoints::Checkpoints;
+pub use error::LogDirsError;
+pub(crate) use opening::{Wanted, log_report};
+use places::Place;
+pub(crate) use strays::Marked;
+
+struct Dir {
+    directory: LogDirectory,
+    id: DirectoryId,
+    pressure: Arc<DirPressure>,
+    was_clean: bool,
+    /// As its files have them; locked while they are written.
+    checkpoints: Mutex<Checkpoints>,
+    /// Some log here could not be opened: the next start must look at it as after a kill.
+    has_failed: AtomicBool,
+    partition_count: AtomicUsize,
+}
+
+/// Every log directory of this broker.
+pub(crate) struct LogDirs {
+    disk: Arc<dyn Disk>,
+    dirs: Vec<Dir>,
+    cluster_id: String,
+    previous_epoch: Option<BrokerEpoch>,
+    /// Where each partition lies; also of those that an earlier process left.
+    places: Mutex<BTreeMap<(Arc<str>, PartitionIndex), Place>>,
+}
+
+impl LogDirs {
+    pub(crate) fn cluster_id(&self) -> &str {
+        &self.cluster_id
+    }
+
+    /// The broker epoch of a clean stop; `None` after a kill or in a new directory.
+    pub(crate) fn previous_epoch(&self) -> Option<BrokerEpoch> {
+        self.previous_epoch
+    }
+
+    pub(crate) fn ids(&self) -> Vec<DirectoryId> {
+        self.dirs.iter().map(|dir| dir.id).collect()
+    }
+
+    /// The directory with the metadata log: the first, as in Kafka without `metadata.log.dir`.
+    pub(crate) fn metadata_path(&self) -> PathBuf {
+        self.dirs[0].directory.path().join(METADATA_DIRECTORY)
+    }
+
+    /// The identity of the directory with the metadata log.
+    pub(crate) fn metadata_directory_id(&self) -> DirectoryId {
+        self.dirs[0].id
+    }
+
+    /// True if the last stop was clean for the metadata log's directory.
+    pub(crate) fn was_metadata_clean(&self) -> bool {
+        self.dirs[0].was_clean
+    }
+
+    /// Closes every log, and marks the stop of each directory as clean where all is well.
+    pub(crate) fn close(
+        &self,
+        logs: Vec<(Arc<Partition>, Option<Box<Log>>)>,
+        epoch: BrokerEpoch,
+    ) -> Result<(), LogError> {
+        let mut failure = None;
+        let mut closed = Vec::with_capacity(logs.len());
+        for (partition, log) in logs {
+            match log.map(|log| log.close()) {
+                Some(Ok(())) => closed.push(partition),
+                lost => {
+                    // Who was deleted meanwhile has no place any more.
+                    let key = (partition.topic.clone(), partition.index);
+                    if let Some(place) = self.places.lock().expect("nothing panics in here").get(&key) {
+                        self.dirs[place.dir].has_failed.store(true, Ordering::Relaxed);
+                    }
+                    failure = lost.and_then(Result::err).or(failure);
+                }
+            }
+        }
+        for (place, dir) in self.dirs.iter().enumerate() {
+            // With one replica everything that is in the log is below the watermark.
+            let watermarks = self.write_checkpoints(place, &closed)?;
+            dir.directory.write_high_watermarks(&watermarks)?;
+            if dir.has_failed.load(Ordering::Relaxed) {
+                let path = dir.directory.path().to_owned();
+                let reason = "a log in it could not be opened or closed".to_owned();
+                failure.get_or_insert(LogError::Poisoned { path, reason });
+                continue;
+            }
+            dir.directory.write_clean_shutdown(CleanShutdown { broker_epoch: epoch })?;
+        }
+        failure.map_or(Ok(()), Err)
+    }
+}
