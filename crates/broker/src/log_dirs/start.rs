@@ -14,10 +14,11 @@ use klamm_log::LogError;
 use klamm_log::directory::{DirectoryKind, LogDirectory, MetaProperties, OffsetCheckpoint};
 use klamm_log::disk::Disk;
 use klamm_protocol::ids::{DirectoryId, NodeId, Uuid};
+use tokio::sync::Notify;
 
 use super::checkpoints::Checkpoints;
 use super::places::Place;
-use super::{Dir, LogDirs, LogDirsError};
+use super::{Dir, DirState, LogDirs, LogDirsError};
 
 impl LogDirs {
     /// Locks and reads the directories; makes what is new. `draw` gives ids.
@@ -59,6 +60,7 @@ impl LogDirs {
         // A stop is clean only if every directory says so.
         let mut previous_epochs = Vec::new();
         let mut dirs = Vec::with_capacity(opened.len());
+        let watch = Arc::<Notify>::default();
         for (directory, properties) in opened {
             let id = match properties.as_ref().and_then(|properties| properties.directory_id) {
                 Some(id) => id,
@@ -84,8 +86,7 @@ impl LogDirs {
                 OffsetCheckpoint::new()
             });
             dirs.push(Dir {
-                id,
-                pressure: Arc::default(),
+                state: DirState::new(directory.path(), id, watch.clone()),
                 was_clean: clean.is_some(),
                 checkpoints: Mutex::new(Checkpoints { recovery_points, log_starts }),
                 has_failed: AtomicBool::new(false),
@@ -94,7 +95,7 @@ impl LogDirs {
             });
         }
         let previous_epoch = previous_epochs.iter().copied().min().flatten();
-        Ok(Self { disk, dirs, cluster_id, previous_epoch, places: Mutex::default() })
+        Ok(Self { disk, dirs, cluster_id, previous_epoch, watch, places: Mutex::default() })
     }
 
     /// Removes the clean-shutdown markers and finds the partitions: the last step before writing.
