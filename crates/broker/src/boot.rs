@@ -14,6 +14,8 @@ use klamm_cluster::controller::{
 use klamm_cluster::features::SUPPORTED_FEATURES;
 use klamm_cluster::image::{Endpoint, FeatureRange, MetadataImage};
 use klamm_cluster::metadata_log::control::Voter;
+use klamm_cluster::record::MetadataRecord;
+use klamm_cluster::replay::Replay;
 use klamm_protocol::ids::Uuid;
 use tokio::sync::oneshot;
 
@@ -22,7 +24,9 @@ use crate::host::{Host, Pool};
 use crate::log_dirs::{LogDirs, LogDirsError};
 use crate::metadata::applier::{Applier, Published};
 use crate::metadata::controller_host::{ControllerHandle, ControllerHost};
-use crate::metadata::store::{MetadataError, MetadataStore, Opened, Settings};
+use crate::metadata::error::MetadataError;
+use crate::metadata::inspect::Inspected;
+use crate::metadata::store::{MetadataStore, Settings};
 use crate::partition::registry::TopicIndex;
 use crate::producer_ids::ProducerIds;
 
@@ -89,7 +93,7 @@ pub(crate) async fn boot<H: Host>(
     config: &BrokerConfig,
     bound: &[(String, SocketAddr)],
 ) -> Result<Booted, StartError> {
-    let (dirs, Opened { mut store, replay }) = open(host, config).await?;
+    let Opened { dirs, mut store, replay, bootstrap } = open(host, config).await?;
     let dirs = Arc::new(dirs);
     let now = host.wall();
     let (store, first_offset) = host
@@ -106,15 +110,15 @@ pub(crate) async fn boot<H: Host>(
         given: config.layers.given.clone(),
     };
     let mut controller = Controller::new(settings, replay);
-    let is_new = controller.image().is_empty();
+    let is_empty = controller.is_empty();
     controller.advance_to(first_offset);
     let abort = controller.abort_open_transaction();
     let mut quorum = ControllerHost::new(host.clone(), controller, store);
     if let Some(abort) = abort {
         quorum.write_record(abort).await?;
     }
-    if is_new {
-        done(quorum.ask_now(ControllerCommand::Bootstrap).await?)?;
+    if is_empty {
+        done(quorum.ask_now(ControllerCommand::Bootstrap(bootstrap)).await?)?;
     }
     let registration = registration(host, config, bound);
     done(quorum.ask_now(ControllerCommand::RegisterController(registration.clone())).await?)?;
@@ -147,21 +151,37 @@ pub(crate) async fn boot<H: Host>(
     Ok(Booted { published, controller, store, producer_ids: ProducerIds::new(identity), identity, dirs })
 }
 
-async fn open<H: Host>(host: &H, config: &BrokerConfig) -> Result<(LogDirs, Opened), StartError> {
+struct Opened {
+    dirs: LogDirs,
+    store: MetadataStore,
+    replay: Replay,
+    bootstrap: Option<Vec<MetadataRecord>>,
+}
+
+async fn open<H: Host>(host: &H, config: &BrokerConfig) -> Result<Opened, StartError> {
     let disk = host.disk();
     let paths = config.log_dirs.clone();
+    let metadata_path = config.metadata_log_dir.clone();
     let node = config.node_id;
     let now = host.wall();
     let drawing = host.clone();
     let endpoints = controller_endpoints(config);
     let snapshot_after_bytes = config.metadata_snapshot_after_bytes;
     let opened = host.offload(Pool::Flush, move || {
-        let dirs = LogDirs::open(disk.clone(), &paths, node, || draw_uuid(&drawing))?;
+        let dirs = LogDirs::open(disk.clone(), &paths, &metadata_path, node, || draw_uuid(&drawing))?;
         let voter = Voter { node, directory: dirs.metadata_directory_id(), endpoints };
         let settings = Settings { was_clean: dirs.was_metadata_clean(), snapshot_after_bytes };
-        let opened = MetadataStore::open(disk, dirs.metadata_path(), voter, settings, now)?;
+        let mut inspected = match Inspected::read(&*disk, dirs.metadata_path(), &voter) {
+            Ok(inspected) => inspected,
+            Err(error) => {
+                dirs.leave();
+                return Err(error.into());
+            }
+        };
+        let bootstrap = inspected.take_bootstrap();
         dirs.begin().map_err(LogDirsError::from)?;
-        Ok::<_, StartError>((dirs, opened))
+        let (store, replay) = MetadataStore::open(disk, inspected, voter, settings, now)?;
+        Ok::<_, StartError>(Opened { dirs, store, replay, bootstrap })
     });
     opened.await
 }

@@ -17,14 +17,14 @@ use tokio::sync::{oneshot, watch};
 
 use crate::boot::{self, Booted, StartError};
 use crate::config::BrokerConfig;
-use crate::directory_watch;
 use crate::fetch::session::FetchSessions;
 use crate::flusher;
 use crate::host::{Host, Listener, Pool};
 use crate::log_dirs::LogDirs;
 use crate::metadata::applier::Published;
 use crate::metadata::controller_host::ControllerHandle;
-use crate::metadata::store::{MetadataError, MetadataStore};
+use crate::metadata::error::MetadataError;
+use crate::metadata::store::MetadataStore;
 use crate::metrics::Metrics;
 use crate::net::limits::{Allowed, ConnectionLimits};
 use crate::net::listener::accept_loop;
@@ -108,7 +108,6 @@ impl<H: Host> Broker<H> {
             let accepting = accept_loop(broker.clone(), socket, name, stopped.clone());
             broker.host.spawn("listener", accepting);
         }
-        broker.host.spawn("directories", directory_watch::run(broker.clone(), stopped.clone()));
         broker.host.spawn("flusher", flusher::run(broker.clone(), stopped));
         Ok(Running { broker, addresses: bound, identity, stop, store })
     }

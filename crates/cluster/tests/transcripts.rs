@@ -16,7 +16,7 @@ use world::{NODE, World, new_topic, registration};
 #[test]
 fn a_fresh_node_starts() {
     let mut world = World::empty();
-    world.ask(ControllerCommand::Bootstrap);
+    world.ask(ControllerCommand::Bootstrap(None));
     world.ask(ControllerCommand::RegisterController(registration(NODE, 90)));
     world.start(NODE, None);
     assert_snapshot!(world.take_transcript());

@@ -53,6 +53,7 @@ pub use open::{OpenLog, RecoveryReport, Tail, Truncation};
 pub use plan::{AppendContext, AppendOrigin, BatchPlaced, Plan, trusted_batch};
 pub use producer::{BatchMetadata, ProducerEntry, ProducerState, UnstableTransaction};
 pub use segment::{FileRegion, Segment, SegmentFile};
+pub use tail::{Kind as TailKind, examine as examine_tail};
 pub use timestamps::TimestampOffset;
 pub use transaction_index::AbortedTransaction;
 pub use view::{PartitionView, Segments};

@@ -19,16 +19,20 @@ const CHUNK_BYTES: usize = 1 << 20;
 /// Offsets of batches behind the fault lie within so many of what was expected there.
 const OFFSETS_AHEAD_MAX: i64 = 1 << 31;
 
+/// What lies behind the last batch that can be believed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Kind {
+pub enum Kind {
+    /// Room that was filled beforehand.
     Zeros,
+    /// A write that broke off.
     NothingValid,
+    /// Corruption.
     ValidBehind,
 }
 
 /// Looks through the bytes from `position` to `len`, where a batch with an offset of at
 /// least `expected` should begin but does not.
-pub(crate) fn examine(file: &dyn DiskFile, position: u64, len: u64, expected: Offset) -> io::Result<Kind> {
+pub fn examine(file: &dyn DiskFile, position: u64, len: u64, expected: Offset) -> io::Result<Kind> {
     let mut is_zero = true;
     let mut at = position;
     let mut chunk = vec![0; CHUNK_BYTES + BATCH_HEADER_BYTES];

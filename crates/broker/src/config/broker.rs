@@ -22,6 +22,8 @@ pub struct BrokerConfig {
     pub node_id: NodeId,
     /// `log.dirs`, else `log.dir`.
     pub log_dirs: Vec<PathBuf>,
+    /// `metadata.log.dir`; one of them, or a directory of its own.
+    pub metadata_log_dir: PathBuf,
     /// The listeners to open.
     pub listeners: Vec<Listener>,
     /// The listeners named in `controller.listener.names`: not opened on one node, never advertised.
@@ -97,11 +99,13 @@ impl BrokerConfig {
         check_quorum(&read, node_id, &controller_listeners)?;
         validate_log_times(&layers).map_err(about_times)?;
         let log_dirs = log_dirs(&read)?;
+        let metadata_log_dir = metadata_log_dir(&read, &log_dirs);
         let socket_request_max_bytes = read.int("socket.request.max.bytes");
         check_per_ip_overrides(&read)?;
         let config = Self {
             node_id: NodeId(node_id),
             log_dirs,
+            metadata_log_dir,
             inter_broker_listener_name: inter_broker_listener_name(&read, &listeners)?,
             listeners,
             controller_listeners,
@@ -317,15 +321,13 @@ fn log_dirs(read: &Reader<'_>) -> Result<Vec<PathBuf>, Problem> {
     if dirs.is_empty() {
         return Err((key, "names no directory".to_owned()));
     }
-    if let Some(metadata) =
-        read.text("metadata.log.dir").filter(|dir| dirs.first() != Some(&PathBuf::from(dir)))
-    {
-        let problem = format!(
-            "{metadata} is not the first of {key}, where Klamm keeps the metadata log; put it first there"
-        );
-        return Err(("metadata.log.dir", problem));
-    }
     Ok(dirs)
+}
+
+/// `metadata.log.dir`; without it the first of `log.dirs`, as in Kafka.
+fn metadata_log_dir(read: &Reader<'_>, log_dirs: &[PathBuf]) -> PathBuf {
+    let given = read.text("metadata.log.dir").filter(|dir| !dir.is_empty());
+    given.map_or_else(|| log_dirs[0].clone(), PathBuf::from)
 }
 
 fn http_listener(read: &Reader<'_>) -> Result<Option<HostPort>, Problem> {
@@ -425,7 +427,7 @@ mod tests {
         let config = config(&[
             "broker.id=7",
             "log.dirs=/a, /b",
-            "metadata.log.dir=/a",
+            "metadata.log.dir=/elsewhere",
             "listeners=INSIDE://h:1",
             "listener.security.protocol.map=INSIDE:PLAINTEXT",
             "klamm.http.listener=",
@@ -436,6 +438,8 @@ mod tests {
         assert_eq!(config.node_id, NodeId(7));
         assert_eq!(config.layers.given.get("node.id").map(String::as_str), Some("7"));
         assert_eq!(config.log_dirs, [PathBuf::from("/a"), PathBuf::from("/b")]);
+        assert_eq!(config.metadata_log_dir, PathBuf::from("/elsewhere"));
+        assert_eq!(self::config(&["log.dirs=/a, /b"]).metadata_log_dir, PathBuf::from("/a"));
         assert_eq!(config.inter_broker_listener_name, "INSIDE");
         assert_eq!(config.http_listener, None);
         assert_eq!(config.queued_max_request_bytes, 200_000_000);
@@ -456,7 +460,6 @@ mod tests {
             (&["max.connections.per.ip=0"], "0 lets nobody in"),
             (&["max.connections.per.ip.overrides=a"], "cannot read \"a\""),
             (&["queued.max.request.bytes=1000"], "less than socket.request.max.bytes"),
-            (&["metadata.log.dir=/elsewhere"], "/elsewhere is not the first of log.dir"),
             (&["log.roll.ms=0"], "--set: log.roll.ms: is too small"),
             (&["log.retention.minutes=0"], "log.retention.ms: 0 is not allowed"),
             (&["listeners=PLAINTEXT://:1,C://:2", "controller.listener.names=C"], ""),

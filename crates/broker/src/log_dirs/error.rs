@@ -42,7 +42,7 @@ pub enum LogDirsError {
     },
     /// Partitions, and no metadata log that knows them.
     #[error(
-        "{} is missing, but there is {}: log.dirs names another first directory than before, or the metadata is lost",
+        "{} is missing, but there is {}: metadata.log.dir, or without it the first of log.dirs, is another than before, or the metadata is lost",
         metadata.display(),
         orphan.display()
     )]

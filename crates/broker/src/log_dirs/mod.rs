@@ -16,7 +16,6 @@ mod error;
 mod opening;
 mod places;
 mod start;
-mod state;
 mod strays;
 
 use std::collections::BTreeMap;
@@ -25,24 +24,24 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
 use klamm_cluster::metadata_log::METADATA_DIRECTORY;
-use klamm_log::directory::{CleanShutdown, LogDirectory};
+use klamm_log::directory::{CleanShutdown, LogDirectory, MetaProperties};
 use klamm_log::disk::Disk;
 use klamm_log::{Log, LogError};
 use klamm_protocol::ids::{BrokerEpoch, DirectoryId, PartitionIndex};
-use tokio::sync::Notify;
 
+use crate::host::DirPressure;
 use crate::partition::Partition;
 
 use checkpoints::Checkpoints;
 pub use error::LogDirsError;
 pub(crate) use opening::{Wanted, log_report};
 use places::Place;
-pub(crate) use state::DirState;
 pub(crate) use strays::Marked;
 
 struct Dir {
     directory: LogDirectory,
-    state: Arc<DirState>,
+    id: DirectoryId,
+    pressure: Arc<DirPressure>,
     was_clean: bool,
     /// As its files have them; locked while they are written.
     checkpoints: Mutex<Checkpoints>,
@@ -51,14 +50,24 @@ struct Dir {
     partition_count: AtomicUsize,
 }
 
+/// The directory with the metadata log.
+struct MetadataDir {
+    path: PathBuf,
+    id: DirectoryId,
+    was_clean: bool,
+    /// Unless it is one of the log directories.
+    own: Option<LogDirectory>,
+}
+
 /// Every log directory of this broker.
 pub(crate) struct LogDirs {
     disk: Arc<dyn Disk>,
     dirs: Vec<Dir>,
+    metadata: MetadataDir,
+    /// `meta.properties` of new directories, to be written by [`LogDirs::begin`].
+    unwritten: Vec<(PathBuf, MetaProperties)>,
     cluster_id: String,
     previous_epoch: Option<BrokerEpoch>,
-    /// Notified when a directory fails.
-    watch: Arc<Notify>,
     /// Where each partition lies; also of those that an earlier process left.
     places: Mutex<BTreeMap<(Arc<str>, PartitionIndex), Place>>,
 }
@@ -68,33 +77,34 @@ impl LogDirs {
         &self.cluster_id
     }
 
-    /// Returns when a directory may have failed since it last returned.
-    pub(crate) async fn changed(&self) {
-        self.watch.notified().await;
-    }
-
     /// The broker epoch of a clean stop; `None` after a kill or in a new directory.
     pub(crate) fn previous_epoch(&self) -> Option<BrokerEpoch> {
         self.previous_epoch
     }
 
     pub(crate) fn ids(&self) -> Vec<DirectoryId> {
-        self.dirs.iter().map(|dir| dir.state.id).collect()
+        self.dirs.iter().map(|dir| dir.id).collect()
     }
 
-    /// The directory with the metadata log: the first, as in Kafka without `metadata.log.dir`.
+    /// Where the metadata log is.
     pub(crate) fn metadata_path(&self) -> PathBuf {
-        self.dirs[0].directory.path().join(METADATA_DIRECTORY)
+        self.metadata.path.join(METADATA_DIRECTORY)
     }
 
     /// The identity of the directory with the metadata log.
     pub(crate) fn metadata_directory_id(&self) -> DirectoryId {
-        self.dirs[0].state.id
+        self.metadata.id
     }
 
     /// True if the last stop was clean for the metadata log's directory.
     pub(crate) fn was_metadata_clean(&self) -> bool {
-        self.dirs[0].was_clean
+        self.metadata.was_clean
+    }
+
+    /// Lets go of directories that will not be used after all.
+    pub(crate) fn leave(self) {
+        let own = self.metadata.own.into_iter();
+        self.dirs.into_iter().map(|dir| dir.directory).chain(own).for_each(LogDirectory::leave);
     }
 
     /// Closes every log, and marks the stop of each directory as clean where all is well.
@@ -119,12 +129,6 @@ impl LogDirs {
             }
         }
         for (place, dir) in self.dirs.iter().enumerate() {
-            if dir.state.is_offline() {
-                let path = dir.directory.path().to_owned();
-                let reason = "the log directory is offline".to_owned();
-                failure.get_or_insert(LogError::Poisoned { path, reason });
-                continue;
-            }
             // With one replica everything that is in the log is below the watermark.
             let watermarks = self.write_checkpoints(place, &closed)?;
             dir.directory.write_high_watermarks(&watermarks)?;

@@ -1,7 +1,7 @@
 //! What a start does with the directories before anything is served: lock, read, check, find.
 //!
-//! **Invariants:** [`LogDirs::open`] writes nothing but the lock files before every directory is known
-//! to be this node's; [`LogDirs::begin`] removes the clean-shutdown markers before the first write.
+//! **Invariants:** [`LogDirs::open`] writes nothing but the lock files; [`LogDirs::begin`] is called once the
+//! metadata log was read too, and removes the clean-shutdown markers before anything of a partition changes.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -11,71 +11,64 @@ use std::sync::{Arc, Mutex};
 
 use klamm_cluster::metadata_log::METADATA_DIRECTORY;
 use klamm_log::LogError;
-use klamm_log::directory::{DirectoryKind, LogDirectory, MetaProperties, OffsetCheckpoint};
+use klamm_log::directory::{DirectoryKind, LogDirectory, MetaProperties, OffsetCheckpoint, meta_properties};
 use klamm_log::disk::Disk;
 use klamm_protocol::ids::{DirectoryId, NodeId, Uuid};
-use tokio::sync::Notify;
 
 use super::checkpoints::Checkpoints;
 use super::places::Place;
-use super::{Dir, DirState, LogDirs, LogDirsError};
+use super::{Dir, LogDirs, LogDirsError, MetadataDir};
 
 impl LogDirs {
-    /// Locks and reads the directories; makes what is new. `draw` gives ids.
+    /// Locks and reads the directories, and that of the metadata log if it is none of them. `draw`
+    /// gives ids to what is new.
     pub(crate) fn open(
         disk: Arc<dyn Disk>,
         paths: &[PathBuf],
+        metadata_path: &Path,
         node: NodeId,
         mut draw: impl FnMut() -> Uuid,
     ) -> Result<Self, LogDirsError> {
-        let mut opened = Vec::with_capacity(paths.len());
-        for path in paths {
-            let is_new = is_absent_or_empty(&*disk, path)?;
-            // Looked at before the lock file is made: a foreign directory stays as it was.
-            if !is_new
-                && !disk.exists(&path.join("meta.properties")).map_err(|error| io_error(path, error))?
-            {
-                return Err(LogDirsError::Foreign { path: path.clone() });
+        let is_own = !paths.iter().any(|path| path == metadata_path);
+        let mut opened = Vec::with_capacity(paths.len() + 1);
+        let cluster_id = lock_all(&disk, paths.iter().map(PathBuf::as_path), &mut opened)
+            .and_then(|()| lock_all(&disk, is_own.then_some(metadata_path), &mut opened))
+            .and_then(|()| cluster_of(&*disk, &opened, metadata_path, node));
+        let cluster_id = match cluster_id {
+            Ok(cluster_id) => cluster_id.unwrap_or_else(|| draw().to_string()),
+            Err(error) => {
+                opened.into_iter().for_each(|(directory, _)| directory.leave());
+                return Err(error);
             }
-            let directory = LogDirectory::open(disk.clone(), path)?;
-            let properties = directory.meta_properties()?;
-            opened.push((directory, properties));
-        }
-        let decided = opened.iter().find_map(|(directory, properties)| {
-            Some((directory.path().to_owned(), properties.as_ref()?.cluster_id.clone()))
-        });
-        let cluster_id = decided.as_ref().map_or_else(|| draw().to_string(), |(_, id)| id.clone());
-        for (directory, properties) in &opened {
-            let Some(properties) = properties else { continue };
-            let path = directory.path().to_owned();
-            if properties.node_id != node {
-                return Err(LogDirsError::OtherNode { path, found: properties.node_id, expected: node });
-            }
-            if let Some((first, expected)) = decided.clone().filter(|(_, id)| *id != properties.cluster_id) {
-                let found = properties.cluster_id.clone();
-                return Err(LogDirsError::OtherCluster { path, found, first, expected });
-            }
-        }
-        refuse_lost_metadata(&*disk, opened.iter().map(|(directory, _)| directory))?;
+        };
         // A stop is clean only if every directory says so.
         let mut previous_epochs = Vec::new();
         let mut dirs = Vec::with_capacity(opened.len());
-        let watch = Arc::<Notify>::default();
+        let mut metadata = None;
+        let mut unwritten = Vec::new();
         for (directory, properties) in opened {
+            let path = directory.path().to_owned();
             let id = match properties.as_ref().and_then(|properties| properties.directory_id) {
                 Some(id) => id,
-                None => DirectoryId(draw()),
+                None => {
+                    let id = DirectoryId(draw());
+                    let others = properties.map(|properties| properties.others).unwrap_or_default();
+                    let cluster_id = cluster_id.clone();
+                    let properties =
+                        MetaProperties { cluster_id, node_id: node, directory_id: Some(id), others };
+                    unwritten.push((path.clone(), properties));
+                    id
+                }
             };
-            if properties.as_ref().and_then(|properties| properties.directory_id).is_none() {
-                let others = properties.map(|properties| properties.others).unwrap_or_default();
-                directory.write_meta_properties(&MetaProperties {
-                    cluster_id: cluster_id.clone(),
-                    node_id: node,
-                    directory_id: Some(id),
-                    others,
-                })?;
+            if is_own && path == metadata_path {
+                // Kafka leaves no marker here: all of the log is checked.
+                metadata = Some(MetadataDir { path, id, was_clean: false, own: Some(directory) });
+                continue;
             }
             let clean = directory.clean_shutdown()?;
+            if path == metadata_path {
+                metadata = Some(MetadataDir { path, id, was_clean: clean.is_some(), own: None });
+            }
             previous_epochs.push(clean.map(|clean| clean.broker_epoch));
             let recovery_points = directory.recovery_points().unwrap_or_else(|error| {
                 tracing::warn!(%error, "recovering every log from its start");
@@ -86,7 +79,8 @@ impl LogDirs {
                 OffsetCheckpoint::new()
             });
             dirs.push(Dir {
-                state: DirState::new(directory.path(), id, watch.clone()),
+                id,
+                pressure: Arc::default(),
                 was_clean: clean.is_some(),
                 checkpoints: Mutex::new(Checkpoints { recovery_points, log_starts }),
                 has_failed: AtomicBool::new(false),
@@ -94,12 +88,17 @@ impl LogDirs {
                 directory,
             });
         }
+        let metadata = metadata.expect("it is one of the directories or was opened with them");
         let previous_epoch = previous_epochs.iter().copied().min().flatten();
-        Ok(Self { disk, dirs, cluster_id, previous_epoch, watch, places: Mutex::default() })
+        Ok(Self { disk, dirs, metadata, unwritten, cluster_id, previous_epoch, places: Mutex::default() })
     }
 
-    /// Removes the clean-shutdown markers and finds the partitions: the last step before writing.
+    /// Writes what is new, removes the clean-shutdown markers and finds the partitions: from here on the
+    /// directories are in use.
     pub(crate) fn begin(&self) -> Result<(), LogError> {
+        for (path, properties) in &self.unwritten {
+            meta_properties::write(&*self.disk, path, properties)?;
+        }
         let mut places = BTreeMap::new();
         for (place, dir) in self.dirs.iter().enumerate() {
             let place = Place { dir: place, topic_id: None };
@@ -121,13 +120,63 @@ impl LogDirs {
     }
 }
 
+type Opened = (LogDirectory, Option<MetaProperties>);
+
+fn lock_all<'a>(
+    disk: &Arc<dyn Disk>,
+    paths: impl IntoIterator<Item = &'a Path>,
+    opened: &mut Vec<Opened>,
+) -> Result<(), LogDirsError> {
+    for path in paths {
+        let is_new = is_absent_or_empty(&**disk, path)?;
+        // Looked at before the lock file is made: a foreign directory stays as it was.
+        if !is_new && !disk.exists(&path.join("meta.properties")).map_err(|error| io_error(path, error))? {
+            return Err(LogDirsError::Foreign { path: path.to_owned() });
+        }
+        let directory = LogDirectory::open(disk.clone(), path)?;
+        match directory.meta_properties() {
+            Ok(properties) => opened.push((directory, properties)),
+            Err(error) => {
+                directory.leave();
+                return Err(error.into());
+            }
+        }
+    }
+    Ok(())
+}
+
+/// The cluster that all directories belong to; `None` if all are new.
+fn cluster_of(
+    disk: &dyn Disk,
+    opened: &[Opened],
+    metadata_path: &Path,
+    node: NodeId,
+) -> Result<Option<String>, LogDirsError> {
+    let decided = opened.iter().find_map(|(directory, properties)| {
+        Some((directory.path().to_owned(), properties.as_ref()?.cluster_id.clone()))
+    });
+    for (directory, properties) in opened {
+        let Some(properties) = properties else { continue };
+        let path = directory.path().to_owned();
+        if properties.node_id != node {
+            return Err(LogDirsError::OtherNode { path, found: properties.node_id, expected: node });
+        }
+        if let Some((first, expected)) = decided.clone().filter(|(_, id)| *id != properties.cluster_id) {
+            let found = properties.cluster_id.clone();
+            return Err(LogDirsError::OtherCluster { path, found, first, expected });
+        }
+    }
+    refuse_lost_metadata(disk, metadata_path, opened.iter().map(|(directory, _)| directory))?;
+    Ok(decided.map(|(_, id)| id))
+}
+
 /// Without the metadata log nobody knows whose the partitions are: a new cluster must not begin on them.
 fn refuse_lost_metadata<'a>(
     disk: &dyn Disk,
-    mut dirs: impl Iterator<Item = &'a LogDirectory> + Clone,
+    metadata_path: &Path,
+    mut dirs: impl Iterator<Item = &'a LogDirectory>,
 ) -> Result<(), LogDirsError> {
-    let Some(first) = dirs.clone().next() else { return Ok(()) };
-    let metadata = first.path().join(METADATA_DIRECTORY);
+    let metadata = metadata_path.join(METADATA_DIRECTORY);
     if disk.exists(&metadata).map_err(|error| io_error(&metadata, error))? {
         return Ok(());
     }

@@ -16,7 +16,8 @@ use klamm_cluster::record::MetadataRecord;
 use tokio::sync::{mpsc, oneshot};
 
 use super::applier::Applier;
-use super::store::{MetadataError, MetadataStore};
+use super::error::MetadataError;
+use super::store::MetadataStore;
 use crate::host::{Host, Pool};
 
 /// Commands that one flush takes at most.

@@ -6,4 +6,9 @@
 
 pub(crate) mod applier;
 pub(crate) mod controller_host;
+pub(crate) mod error;
+pub(crate) mod inspect;
 pub(crate) mod store;
+
+#[cfg(test)]
+mod moving_in_tests;

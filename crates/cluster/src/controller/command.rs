@@ -8,6 +8,7 @@ use klamm_protocol::ids::{BrokerEpoch, DirectoryId, NodeId, ProducerId, TopicId,
 
 use crate::config::ConfigChange;
 use crate::image::{ConfigResource, Endpoint, FeatureRange};
+use crate::record::MetadataRecord;
 
 /// An error as clients see it.
 #[derive(Clone, PartialEq, Eq)]
@@ -41,8 +42,9 @@ impl fmt::Debug for ApiError {
 /// A question to the controller.
 #[derive(Clone, Debug, PartialEq)]
 pub enum ControllerCommand {
-    /// Finalizes the features of an empty log, as formatting a directory does.
-    Bootstrap,
+    /// Begins an empty log, with these records of `bootstrap.checkpoint`, or with those that
+    /// formatting a directory would leave there.
+    Bootstrap(Option<Vec<MetadataRecord>>),
     /// This process's controller registers (KIP-919).
     RegisterController(NodeRegistration),
     /// A broker registers. It starts fenced.

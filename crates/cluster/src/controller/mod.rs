@@ -93,6 +93,12 @@ impl Controller {
         self.replay.advance_to(next_offset);
     }
 
+    /// Whether nothing was ever decided; a transaction that is open counts for nothing.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.stable_image().is_empty()
+    }
+
     /// What a controller that takes over must append first, if anything.
     #[must_use]
     pub fn abort_open_transaction(&self) -> Option<MetadataRecord> {
@@ -123,7 +129,7 @@ impl Machine for Controller {
 
     fn decide(&self, cx: &mut Ctx<'_>, command: ControllerCommand) -> Decision<Self> {
         match command {
-            ControllerCommand::Bootstrap => self.bootstrap(),
+            ControllerCommand::Bootstrap(records) => self.bootstrap(records),
             ControllerCommand::RegisterController(node) => self.register_controller(&node),
             ControllerCommand::RegisterBroker(broker) => self.register_broker(cx, &broker),
             ControllerCommand::UnfenceBroker(broker) => self.unfence_broker(broker),

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use klamm_protocol::error_code::ErrorCode;
-use klamm_protocol::ids::{BrokerEpoch, NodeId, ProducerId};
+use klamm_protocol::ids::{BrokerEpoch, NodeId, Offset, ProducerId};
 use klamm_protocol::messages::metadata_records::{
     BrokerRegistrationChangeRecord, ConfigRecord, ControllerEndpoint, ControllerFeature, FeatureLevelRecord,
     ProducerIdsRecord, RegisterControllerRecord,
@@ -19,30 +19,46 @@ use crate::features::{BOOTSTRAP_FEATURE_LEVELS, METADATA_VERSION};
 use crate::image::{BrokerRegistration, ConfigResource, FeatureRange};
 use crate::machine::{Ctx, Decision};
 use crate::record::MetadataRecord;
-use crate::snapshot::register_broker_record;
+use crate::snapshot::{image_of, register_broker_record};
+
+const MIN_INSYNC_REPLICAS: &str = "min.insync.replicas";
 
 impl Controller {
     /// Writes what formatting a directory and the first start of Kafka 4.3.1 write together.
-    pub(super) fn bootstrap(&self) -> Decision<Self> {
+    pub(super) fn bootstrap(&self, formatted: Option<Vec<MetadataRecord>>) -> Decision<Self> {
         if self.image().features().contains_key(METADATA_VERSION) {
             return Decision::read(ControllerReply::Done(Ok(())));
         }
-        let mut records: Vec<MetadataRecord> = BOOTSTRAP_FEATURE_LEVELS
-            .iter()
-            .map(|(name, level)| FeatureLevelRecord { name: (*name).into(), feature_level: *level }.into())
-            .collect();
+        let mut records = formatted.unwrap_or_else(|| {
+            BOOTSTRAP_FEATURE_LEVELS
+                .iter()
+                .map(|(name, level)| {
+                    FeatureLevelRecord { name: (*name).into(), feature_level: *level }.into()
+                })
+                .collect()
+        });
+        let image = image_of(Offset(0), &records);
+        let of_cluster = ConfigResource::broker_default();
         // With eligible leader replicas the minimum is a matter of the cluster (KIP-966), so it
         // must stand in the log.
-        records.push(
-            ConfigRecord {
-                resource_type: ConfigResource::broker_default().resource_type.code(),
-                resource_name: "".into(),
-                name: "min.insync.replicas".into(),
-                value: Some("1".into()),
-            }
-            .into(),
-        );
-        Decision::write(in_transaction("Bootstrap records", records), ControllerReply::Done(Ok(())))
+        if image.has_eligible_leader_replicas()
+            && image.config_value(&of_cluster, MIN_INSYNC_REPLICAS).is_none()
+        {
+            let given = self.settings.given.get(MIN_INSYNC_REPLICAS).map_or("1", |value| value.trim());
+            records.push(
+                ConfigRecord {
+                    resource_type: of_cluster.resource_type.code(),
+                    resource_name: "".into(),
+                    name: MIN_INSYNC_REPLICAS.into(),
+                    value: Some(given.to_owned().into()),
+                }
+                .into(),
+            );
+        }
+        if image.metadata_version().has_transactions() {
+            records = in_transaction("Bootstrap records", records);
+        }
+        Decision::write(records, ControllerReply::Done(Ok(())))
     }
 
     pub(super) fn register_controller(&self, node: &NodeRegistration) -> Decision<Self> {

@@ -90,6 +90,8 @@ pub struct DecodedBatch {
     pub base_offset: Offset,
     /// The offset behind its last record.
     pub end_offset: Offset,
+    /// Bytes of the whole batch.
+    pub size_bytes: usize,
     /// The epoch of the leader that wrote it.
     pub epoch: LeaderEpoch,
     /// When it was written.
@@ -231,6 +233,7 @@ fn decode_batch(
     Ok(DecodedBatch {
         base_offset: offset,
         end_offset: header.last_offset().plus(1),
+        size_bytes: batch.len(),
         epoch: header.leader_epoch,
         max_timestamp_ms: header.max_timestamp,
         content,

@@ -7,9 +7,11 @@
 //!
 //! Deliberately absent: I/O and threads. Waiting is expressed by callbacks.
 
+pub mod admission;
 pub mod batches;
 pub mod checkpoint;
 pub mod control;
+pub mod quorum;
 pub mod quorum_state;
 
 use klamm_protocol::ids::{LeaderEpoch, NodeId, Offset};

@@ -48,7 +48,7 @@ impl World {
     /// A bootstrapped cluster of one node that runs.
     pub fn running() -> Self {
         let mut world = Self::empty();
-        world.ask(ControllerCommand::Bootstrap);
+        world.ask(ControllerCommand::Bootstrap(None));
         world.start(NODE, None);
         world
     }

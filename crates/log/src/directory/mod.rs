@@ -32,6 +32,7 @@ pub struct LogDirectory {
     disk: Arc<dyn Disk>,
     path: PathBuf,
     _lock: Box<dyn DiskLock>,
+    made_lock: bool,
 }
 
 /// What a clean stop leaves behind.
@@ -122,11 +123,20 @@ impl LogDirectory {
     pub fn open(disk: Arc<dyn Disk>, path: &Path) -> Result<Self, LogError> {
         disk.create_dir_all(path).map_err(LogError::io("create", path))?;
         let lock_path = path.join(LOCK);
+        let made_lock = !disk.exists(&lock_path).map_err(LogError::io("look at", &lock_path))?;
         let lock = disk.lock_file(&lock_path).map_err(|error| match error.kind() {
             io::ErrorKind::WouldBlock => LogError::Locked { path: lock_path.clone() },
             _ => LogError::io("lock", &lock_path)(error),
         })?;
-        Ok(Self { disk, path: path.to_owned(), _lock: lock })
+        Ok(Self { disk, path: path.to_owned(), _lock: lock, made_lock })
+    }
+
+    /// Lets go of a directory that will not be used after all: what opening made goes again.
+    pub fn leave(self) {
+        if self.made_lock {
+            // Kafka removes the file at every stop; one that stays hurts nobody.
+            let _ = self.disk.remove_file(&self.path.join(LOCK));
+        }
     }
 
     /// Where it is.
