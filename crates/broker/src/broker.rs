@@ -17,6 +17,7 @@ use tokio::sync::{oneshot, watch};
 
 use crate::boot::{self, Booted, StartError};
 use crate::config::BrokerConfig;
+use crate::directory_watch;
 use crate::fetch::session::FetchSessions;
 use crate::flusher;
 use crate::host::{Host, Listener, Pool};
@@ -108,6 +109,7 @@ impl<H: Host> Broker<H> {
             let accepting = accept_loop(broker.clone(), socket, name, stopped.clone());
             broker.host.spawn("listener", accepting);
         }
+        broker.host.spawn("directories", directory_watch::run(broker.clone(), stopped.clone()));
         broker.host.spawn("flusher", flusher::run(broker.clone(), stopped));
         Ok(Running { broker, addresses: bound, identity, stop, store })
     }

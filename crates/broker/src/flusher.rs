@@ -5,7 +5,7 @@
 //! not wait for a flush yet), pacing of write-back.
 //!
 //! **Invariants:** a flush runs beside appends, never in their way; a failed flush is never
-//! repeated: its partition takes no more records until a restart.
+//! repeated: its log directory goes offline.
 
 use std::sync::Arc;
 
@@ -56,12 +56,8 @@ async fn flush<H: Host>(host: &H, partition: &Arc<Partition>) {
         Some(Err(error)) => Err(error),
     };
     let Err(error) = flushed else { return };
-    // The log refuses appends from now on, so that the stop finds it and does not count as clean. A
-    // partition that was deleted meanwhile has nothing to lose.
+    // A partition that was deleted meanwhile has nothing to lose.
     if partition.with_log(host, |_| ()).await.is_some() {
-        tracing::error!(
-            topic = %partition.topic, partition = %partition.index, %error,
-            "a flush failed: the partition takes no more records until the broker is restarted; look at the disk"
-        );
+        partition.dir().fail(&error);
     }
 }

@@ -9,6 +9,7 @@ mod broker;
 pub mod config;
 #[cfg(test)]
 mod crash_tests;
+mod directory_watch;
 mod fetch;
 mod flusher;
 mod handlers;

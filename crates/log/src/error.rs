@@ -80,9 +80,37 @@ pub enum LogError {
 }
 
 impl LogError {
+    /// True if the log directory must go offline: the disk is broken, or files are in a state that is not
+    /// known. False for what leaves the files as they were and may pass by itself: no space, no
+    /// descriptors, no memory; and for bytes that one log cannot be read from.
+    #[must_use]
+    pub fn is_disk_failure(&self) -> bool {
+        match self {
+            Self::Io { source, .. } => !may_pass(source),
+            Self::Poisoned { .. } => true,
+            Self::Corrupt { .. }
+            | Self::Malformed { .. }
+            | Self::TopicIdMismatch { .. }
+            | Self::Locked { .. }
+            | Self::OffsetOutOfRange { .. } => false,
+        }
+    }
+
     pub(crate) fn io(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Self {
         move |source| Self::Io { action, path: path.to_owned(), source }
     }
+}
+
+/// EMFILE and ENFILE have no kind of their own; both are the same on every Unix.
+fn may_pass(error: &io::Error) -> bool {
+    const NO_DESCRIPTOR: [i32; 2] = [23, 24];
+    matches!(
+        error.kind(),
+        io::ErrorKind::StorageFull
+            | io::ErrorKind::QuotaExceeded
+            | io::ErrorKind::OutOfMemory
+            | io::ErrorKind::Interrupted
+    ) || error.raw_os_error().is_some_and(|code| NO_DESCRIPTOR.contains(&code))
 }
 
 /// A batch was not appended. Others of its group may have been.

@@ -27,7 +27,8 @@ impl LogDirs {
         for topic in topics.topics() {
             open.extend(topic.partitions.load().iter().flatten().cloned());
         }
-        (0..self.dirs.len()).try_for_each(|place| self.write_checkpoints(place, &open).map(drop))
+        let mut online = (0..self.dirs.len()).filter(|place| !self.dirs[*place].state.is_offline());
+        online.try_for_each(|place| self.write_checkpoints(place, &open).map(drop))
     }
 
     /// Returns where each of the directory's logs is durable.

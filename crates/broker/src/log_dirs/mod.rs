@@ -16,6 +16,7 @@ mod error;
 mod opening;
 mod places;
 mod start;
+mod state;
 mod strays;
 
 use std::collections::BTreeMap;
@@ -28,20 +29,20 @@ use klamm_log::directory::{CleanShutdown, LogDirectory, MetaProperties};
 use klamm_log::disk::Disk;
 use klamm_log::{Log, LogError};
 use klamm_protocol::ids::{BrokerEpoch, DirectoryId, PartitionIndex};
+use tokio::sync::Notify;
 
-use crate::host::DirPressure;
 use crate::partition::Partition;
 
 use checkpoints::Checkpoints;
 pub use error::LogDirsError;
 pub(crate) use opening::{Wanted, log_report};
 use places::Place;
+pub(crate) use state::DirState;
 pub(crate) use strays::Marked;
 
 struct Dir {
     directory: LogDirectory,
-    id: DirectoryId,
-    pressure: Arc<DirPressure>,
+    state: Arc<DirState>,
     was_clean: bool,
     /// As its files have them; locked while they are written.
     checkpoints: Mutex<Checkpoints>,
@@ -68,6 +69,8 @@ pub(crate) struct LogDirs {
     unwritten: Vec<(PathBuf, MetaProperties)>,
     cluster_id: String,
     previous_epoch: Option<BrokerEpoch>,
+    /// Notified when a directory fails.
+    watch: Arc<Notify>,
     /// Where each partition lies; also of those that an earlier process left.
     places: Mutex<BTreeMap<(Arc<str>, PartitionIndex), Place>>,
 }
@@ -77,13 +80,18 @@ impl LogDirs {
         &self.cluster_id
     }
 
+    /// Returns when a directory may have failed since it last returned.
+    pub(crate) async fn changed(&self) {
+        self.watch.notified().await;
+    }
+
     /// The broker epoch of a clean stop; `None` after a kill or in a new directory.
     pub(crate) fn previous_epoch(&self) -> Option<BrokerEpoch> {
         self.previous_epoch
     }
 
     pub(crate) fn ids(&self) -> Vec<DirectoryId> {
-        self.dirs.iter().map(|dir| dir.id).collect()
+        self.dirs.iter().map(|dir| dir.state.id).collect()
     }
 
     /// Where the metadata log is.
@@ -129,6 +137,12 @@ impl LogDirs {
             }
         }
         for (place, dir) in self.dirs.iter().enumerate() {
+            if dir.state.is_offline() {
+                let path = dir.directory.path().to_owned();
+                let reason = "the log directory is offline".to_owned();
+                failure.get_or_insert(LogError::Poisoned { path, reason });
+                continue;
+            }
             // With one replica everything that is in the log is below the watermark.
             let watermarks = self.write_checkpoints(place, &closed)?;
             dir.directory.write_high_watermarks(&watermarks)?;

@@ -53,6 +53,9 @@ impl LogDirs {
     fn open_one(&self, wanted: &Wanted, now: WallMs) -> Option<Arc<Partition>> {
         let place = self.place(wanted);
         let dir = &self.dirs[place];
+        if dir.state.is_offline() {
+            return None;
+        }
         match self.open_log(dir, wanted, now) {
             Ok(mut log) => {
                 // Before the first append of this epoch: (offset, epoch) pairs never repeat.
@@ -67,7 +70,7 @@ impl LogDirs {
                     wanted.index,
                     wanted.leader_epoch,
                     log,
-                    dir.pressure.clone(),
+                    dir.state.clone(),
                 ))
             }
             Err(error) => {

@@ -19,7 +19,7 @@ impl LogDirs {
         let mut places = self.places.lock().expect("nothing panics in here");
         let key = (wanted.topic.clone(), wanted.index);
         let known = places.get(&key).map(|place| place.dir);
-        let place = known.or_else(|| self.dirs.iter().position(|dir| dir.id == wanted.directory));
+        let place = known.or_else(|| self.dirs.iter().position(|dir| dir.state.id == wanted.directory));
         let place = place.unwrap_or_else(|| {
             let loads = self.dirs.iter().map(|dir| dir.partition_count.load(Ordering::Relaxed));
             loads.enumerate().min_by_key(|(_, count)| *count).map_or(0, |(place, _)| place)

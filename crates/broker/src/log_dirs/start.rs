@@ -14,10 +14,11 @@ use klamm_log::LogError;
 use klamm_log::directory::{DirectoryKind, LogDirectory, MetaProperties, OffsetCheckpoint, meta_properties};
 use klamm_log::disk::Disk;
 use klamm_protocol::ids::{DirectoryId, NodeId, Uuid};
+use tokio::sync::Notify;
 
 use super::checkpoints::Checkpoints;
 use super::places::Place;
-use super::{Dir, LogDirs, LogDirsError, MetadataDir};
+use super::{Dir, DirState, LogDirs, LogDirsError, MetadataDir};
 
 impl LogDirs {
     /// Locks and reads the directories, and that of the metadata log if it is none of them. `draw`
@@ -44,6 +45,7 @@ impl LogDirs {
         // A stop is clean only if every directory says so.
         let mut previous_epochs = Vec::new();
         let mut dirs = Vec::with_capacity(opened.len());
+        let watch = Arc::<Notify>::default();
         let mut metadata = None;
         let mut unwritten = Vec::new();
         for (directory, properties) in opened {
@@ -79,8 +81,7 @@ impl LogDirs {
                 OffsetCheckpoint::new()
             });
             dirs.push(Dir {
-                id,
-                pressure: Arc::default(),
+                state: DirState::new(directory.path(), id, watch.clone()),
                 was_clean: clean.is_some(),
                 checkpoints: Mutex::new(Checkpoints { recovery_points, log_starts }),
                 has_failed: AtomicBool::new(false),
@@ -90,7 +91,16 @@ impl LogDirs {
         }
         let metadata = metadata.expect("it is one of the directories or was opened with them");
         let previous_epoch = previous_epochs.iter().copied().min().flatten();
-        Ok(Self { disk, dirs, metadata, unwritten, cluster_id, previous_epoch, places: Mutex::default() })
+        Ok(Self {
+            disk,
+            dirs,
+            metadata,
+            unwritten,
+            cluster_id,
+            previous_epoch,
+            watch,
+            places: Mutex::default(),
+        })
     }
 
     /// Writes what is new, removes the clean-shutdown markers and finds the partitions: from here on the

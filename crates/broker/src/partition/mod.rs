@@ -17,13 +17,15 @@ use std::collections::VecDeque;
 use std::sync::atomic::{AtomicI32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 
+use arc_swap::ArcSwap;
 use klamm_log::{AppendContext, AppendError, AppendOrigin, BatchPlaced, Log, LogError, PartitionView};
 use klamm_protocol::ids::{LeaderEpoch, PartitionIndex, TopicId};
 use klamm_protocol::records::ValidatedBatch;
 use klamm_protocol::time::MonoMs;
 
 use crate::handlers::produce::ProduceWaker;
-use crate::host::{DirPressure, Host};
+use crate::host::Host;
+use crate::log_dirs::DirState;
 use crate::net::waker::Completion;
 use waiters::Waiters;
 
@@ -123,7 +125,8 @@ pub(crate) struct Partition {
     pub(crate) waiters: Waiters,
     leader_epoch: AtomicI32,
     appender: Mutex<Appender>,
-    pressure: Arc<DirPressure>,
+    /// The log directory; another one after a move.
+    dir: ArcSwap<DirState>,
     next_complaint_ms: AtomicU64,
 }
 
@@ -134,7 +137,7 @@ impl Partition {
         index: PartitionIndex,
         leader_epoch: LeaderEpoch,
         log: Log,
-        pressure: Arc<DirPressure>,
+        dir: Arc<DirState>,
     ) -> Arc<Self> {
         let view = log.view();
         // With one replica and page-cache durability everything that is in the log counts.
@@ -147,9 +150,19 @@ impl Partition {
             waiters: Waiters::default(),
             leader_epoch: AtomicI32::new(leader_epoch.0),
             appender: Mutex::new(Appender { role: Role::Free(Box::new(log)), waiting: VecDeque::new() }),
-            pressure,
+            dir: ArcSwap::new(dir),
             next_complaint_ms: AtomicU64::new(0),
         })
+    }
+
+    /// The log directory that it lies in.
+    pub(crate) fn dir(&self) -> Arc<DirState> {
+        self.dir.load_full()
+    }
+
+    /// True once its log directory has failed.
+    pub(crate) fn is_offline(&self) -> bool {
+        self.dir.load().is_offline()
     }
 
     /// The epoch in which this broker leads.
@@ -342,7 +355,7 @@ impl Partition {
         };
         let plan = log.plan(&context, batches);
         let results: Vec<AppendResult> = host
-            .maybe_slow(&self.pressure, || log.write(plan))
+            .maybe_slow(&self.dir.load().pressure, || log.write(plan))
             .into_iter()
             .map(|result| result.map_err(AppendFailure::from))
             .collect();
@@ -357,6 +370,11 @@ impl Partition {
             self.waiters.advanced(placed_bytes);
         }
         if let Some(Err(AppendFailure::Refused(AppendError::Storage(error)))) = results.last() {
+            match log.is_poisoned() {
+                // Whatever the write said: its tail could not be cut.
+                true => self.dir.load().fail(error),
+                false => self.dir.load().note(error),
+            }
             self.complain(host.mono(), error);
         }
         results

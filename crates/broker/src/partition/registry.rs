@@ -43,7 +43,8 @@ impl Topic {
         let partitions = self.partitions.load();
         let place = usize::try_from(index.0).map_err(|_| Missing::Unknown)?;
         match partitions.get(place) {
-            Some(Some(partition)) => Ok(partition.clone()),
+            Some(Some(partition)) if !partition.is_offline() => Ok(partition.clone()),
+            Some(Some(_)) => Err(Missing::Offline),
             Some(None) => Err(Missing::Offline),
             None => Err(Missing::Unknown),
         }

@@ -6,20 +6,21 @@
 #![allow(clippy::disallowed_methods, reason = "the test is about real threads")]
 
 use std::collections::BTreeSet;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
 use klamm_log::disk::MemoryDisk;
 use klamm_log::{Log, LogConfig, OpenLog, trusted_batch};
-use klamm_protocol::ids::{LeaderEpoch, Offset, PartitionIndex, TopicId, Uuid};
+use klamm_protocol::ids::{DirectoryId, LeaderEpoch, Offset, PartitionIndex, TopicId, Uuid};
 use klamm_protocol::records::{BATCH_HEADER_BYTES, BatchBuilder, RecordIter, Scanned, scan_batches};
 use klamm_protocol::time::WallMs;
 
 use super::{Append, AppendGroup, Partition, Ticket};
 use crate::handlers::produce::ProduceWaker;
-use crate::host::{DirPressure, RealHost};
+use crate::host::RealHost;
+use crate::log_dirs::DirState;
 
 const CONNECTIONS: u64 = 8;
 const GROUPS: u64 = 300;
@@ -86,9 +87,9 @@ fn every_batch_is_answered_once_and_in_order_under_contention() {
             now: WallMs(1),
         })
         .expect("a log");
-        let pressure = Arc::<DirPressure>::default();
+        let dir = DirState::new(Path::new("/d"), DirectoryId(Uuid(1)), Arc::default());
         let partition =
-            Partition::new("t".into(), TopicId(Uuid(7)), PartitionIndex(0), LeaderEpoch(1), log, pressure);
+            Partition::new("t".into(), TopicId(Uuid(7)), PartitionIndex(0), LeaderEpoch(1), log, dir);
         let host = RealHost::new();
         let tasks: Vec<_> = (0..CONNECTIONS)
             .map(|number| tokio::spawn(connection(host.clone(), partition.clone(), number)))
