@@ -45,7 +45,9 @@ fn append(log: &mut Log, batches: &[ValidatedBatch]) {
 
 fn trim(log: &mut Log) {
     let end = log.view().limits().end.offset;
-    log.advance_log_start(end).expect("the watermark is the end");
+    let removal = log.advance_log_start(end).expect("the watermark is the end");
+    removal.mark(true).expect("renames");
+    removal.unlink().expect("unlinks");
 }
 
 fn benches(c: &mut Criterion) {

@@ -1,24 +1,26 @@
 //! Taking something away from a log: its tail (a follower that diverged) or its head
-//! (DeleteRecords).
+//! (retention, DeleteRecords).
 //!
-//! Limits are lowered before files change and segments go out of the view before they are
-//! removed. A truncation cuts files in place: only bytes above the watermark may go that
-//! way, which no client was sent. It raises the view's generation.
+//! Limits move before segments leave the view, and segments leave it before files change. Of
+//! the head only the view changes here; its files are the [`Removal`]'s. A truncation cuts files
+//! in place: only bytes above the watermark may go that way, which no client was sent. It
+//! raises the view's generation.
 
-use std::path::PathBuf;
 use std::sync::Arc;
 
 use klamm_protocol::ids::{Offset, TopicId};
 use klamm_protocol::time::WallMs;
 
 use crate::error::LogError;
-use crate::files::{self, DELETED, LOG};
+use crate::files::{self, LOG};
 use crate::limits::{Limits, LogPosition};
 use crate::log::{Log, new_active};
 use crate::open::{OpenLog, RecoveryReport, remove_if_there, remove_segment};
 use crate::producer::{list_snapshots, snapshot_path};
 use crate::recovery::{Recovered, Recovery};
+use crate::removal::Removal;
 use crate::replay;
+use crate::retention::HeadCut;
 use crate::segment::Segment;
 use crate::view::Segments;
 
@@ -35,6 +37,7 @@ impl Log {
             return self.truncate_fully_and_start_at(offset, now);
         }
         let end = self.position_of(offset)?;
+        self.outgoing.finish()?;
         self.write_indexes()?;
         self.lower_limits(end, limits.log_start);
         let result = self.cut_tail(&segments, end, now);
@@ -44,15 +47,19 @@ impl Log {
     /// Drops everything; the next batch gets `offset`.
     pub fn truncate_fully_and_start_at(&mut self, offset: Offset, now: WallMs) -> Result<(), LogError> {
         self.refuse_if_poisoned()?;
+        self.outgoing.finish()?;
         let segments = self.view.segments();
         let end = LogPosition { offset, segment_base: offset, position: 0 };
         let result = self.begin_anew(&segments, end, now);
         result.inspect_err(|error| self.poison(error.to_string()))
     }
 
-    /// Moves the log start up to `offset`, at most to the watermark, and removes the
-    /// segments that lie wholly below it. Tells how many. A lower offset changes nothing.
-    pub fn advance_log_start(&mut self, offset: Offset) -> Result<usize, LogError> {
+    /// Moves the log start up to `offset`, at most to the watermark, and takes the segments that
+    /// lie wholly below it out of the view. A lower offset moves nothing.
+    ///
+    /// The start is durable once the log directory's checkpoint has it: before
+    /// [`Removal::mark`], or that is told so.
+    pub fn advance_log_start(&mut self, offset: Offset) -> Result<Removal, LogError> {
         self.refuse_if_poisoned()?;
         let limits = self.view.limits();
         if offset > limits.high_watermark.offset {
@@ -63,33 +70,43 @@ impl Log {
                 high: limits.high_watermark.offset,
             });
         }
-        if offset <= limits.log_start {
-            return Ok(0);
+        if offset > limits.log_start {
+            self.version += 1;
+            self.view.advance(|now| Some(Limits { log_start: offset, ..*now }));
+            if self.epochs.truncate_from_start(offset) {
+                // The file may lag behind: opening the log cuts it to the start.
+                self.view.publish_epochs(self.epochs.clone());
+            }
         }
-        self.version += 1;
-        self.view.advance(|now| Some(Limits { log_start: offset, ..*now }));
-        if self.epochs.truncate_from_start(offset) {
-            self.store_epochs()?;
-        }
-        let segments = self.view.segments();
-        let gone = segments.iter().skip(1).take_while(|next| next.base_offset() <= offset).count();
-        if gone > 0 {
-            self.view.publish_segments(Segments::new(segments[gone..].to_vec()));
-            let removed: Result<(), LogError> = segments[..gone].iter().try_for_each(|s| self.remove(s));
-            removed?;
-            self.view.note_new_names();
-        }
-        Ok(gone)
+        Ok(self.release_head())
     }
 
-    fn remove(&self, segment: &Segment) -> Result<(), LogError> {
-        let base = segment.base_offset();
-        let log = files::segment_file(&self.dir, base, LOG);
-        // Under this name no crash brings it back without its indexes.
-        let deleted: PathBuf = files::segment_file(&self.dir, base, &format!("{LOG}{DELETED}"));
-        self.disk.rename(&log, &deleted).map_err(LogError::io("rename", &log))?;
-        remove_segment(&*self.disk, &self.dir, base)?;
-        remove_if_there(&*self.disk, &deleted)
+    /// Does what retention decided, as far as it still holds: a log that was truncated since
+    /// stays as it is, and an active segment that has grown since is not rolled.
+    pub fn cut_head(&mut self, cut: &HeadCut, now: WallMs) -> Result<Removal, LogError> {
+        self.refuse_if_poisoned()?;
+        let limits = self.view.limits();
+        if cut.generation != self.view.generation() {
+            return self.advance_log_start(limits.log_start);
+        }
+        if cut.rolls_active && cut.log_start == limits.end.offset && self.active.size > 0 {
+            self.roll(limits.end.offset, now)?;
+        }
+        self.advance_log_start(cut.log_start.min(self.active.segment.base_offset()))
+    }
+
+    /// Takes the segments that lie wholly below the log start out of the view.
+    fn release_head(&mut self) -> Removal {
+        let log_start = self.view.limits().log_start;
+        let segments = self.view.segments();
+        let gone = segments.iter().skip(1).take_while(|next| next.base_offset() <= log_start).count();
+        let (gone, kept) = segments.split_at(gone);
+        if !gone.is_empty() {
+            self.view.publish_segments(Segments::new(kept.to_vec()));
+        }
+        let bases = gone.iter().map(|segment| segment.base_offset()).collect();
+        let size_bytes = gone.iter().map(|segment| u64::from(segment.size_bytes())).sum();
+        Removal::new(Arc::clone(&self.outgoing), bases, size_bytes)
     }
 
     fn lower_limits(&mut self, end: LogPosition, log_start: Offset) {

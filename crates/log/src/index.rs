@@ -196,7 +196,10 @@ impl TimeIndex {
             Self::Memory { offsets, .. } => {
                 Ok(offsets.len().checked_sub(1).map(|index| self.in_memory_at(index)))
             }
-            Self::File(file) => file.last_before(|_: &TimeEntry| true),
+            // Asked once for a segment, often for its age alone: nothing stays open for it.
+            Self::File(file) => {
+                IndexFile::new(Arc::clone(&file.disk), file.path.clone()).last_before(|_: &TimeEntry| true)
+            }
         }
     }
 

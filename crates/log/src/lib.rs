@@ -20,6 +20,8 @@ mod cut;
 mod flush;
 mod log;
 mod plan;
+mod removal;
+mod retention;
 mod write;
 
 mod timestamps;
@@ -52,6 +54,8 @@ pub use log::Log;
 pub use open::{OpenLog, RecoveryReport, Tail, Truncation};
 pub use plan::{AppendContext, AppendOrigin, BatchPlaced, Plan, trusted_batch};
 pub use producer::{BatchMetadata, ProducerEntry, ProducerState, UnstableTransaction};
+pub use removal::Removal;
+pub use retention::{HeadCut, RetentionLimits};
 pub use segment::{FileRegion, Segment, SegmentFile};
 pub use tail::{Kind as TailKind, examine as examine_tail};
 pub use timestamps::TimestampOffset;

@@ -23,6 +23,7 @@ use crate::index::{OffsetIndex, TimeIndex};
 use crate::leader_epochs::LeaderEpochs;
 use crate::limits::{Limits, LogPosition};
 use crate::producer::{ProducerState, write_snapshot};
+use crate::removal::Outgoing;
 use crate::segment::{Segment, SegmentFile};
 use crate::view::{PartitionView, Segments};
 
@@ -44,6 +45,14 @@ pub struct Log {
     pub(crate) version: u64,
     pub(crate) last_snapshot: Offset,
     pub(crate) poisoned: Option<String>,
+    /// Segments that left the head and still have their names.
+    pub(crate) outgoing: Arc<Outgoing>,
+}
+
+impl Drop for Log {
+    fn drop(&mut self) {
+        self.outgoing.close();
+    }
 }
 
 impl Log {

@@ -25,6 +25,7 @@ use crate::limits::{Limits, LogPosition};
 use crate::log::{Log, new_active};
 use crate::producer::{list_snapshots, snapshot_path};
 use crate::recovery::{Recovered, Recovery};
+use crate::removal::Outgoing;
 use crate::replay;
 use crate::segment::{Segment, SegmentFile};
 use crate::view::{PartitionView, Segments};
@@ -170,6 +171,7 @@ impl Log {
             version: 0,
             last_snapshot: rebuilt.last_snapshot,
             poisoned: None,
+            outgoing: Outgoing::new(Arc::clone(disk), dir.clone()),
         };
         log.remove_stray_snapshots(end.offset)?;
         log.set_high_watermark(open.high_watermark)?;

@@ -206,6 +206,17 @@ impl Segment {
         Ok(found)
     }
 
+    /// What retention goes by: the largest timestamp, or when the file was last written if no
+    /// record has one. `None` if nobody knows.
+    pub(crate) fn timestamp_for_age(&self) -> io::Result<Option<i64>> {
+        let timestamp = self.max_timestamp()?;
+        if timestamp >= 0 {
+            return Ok(Some(timestamp));
+        }
+        let modified_ms = self.file.disk.metadata(&self.file.path)?.modified_ms;
+        Ok((modified_ms > 0).then_some(modified_ms))
+    }
+
     pub(crate) fn grow_to(&self, size: u32, max_timestamp: i64) {
         self.max_timestamp.store(max_timestamp, Ordering::Release);
         self.size_bytes.store(size, Ordering::Release);

@@ -38,38 +38,40 @@ impl PartitionView {
         timestamp: i64,
         up_to: LogPosition,
     ) -> Result<Option<TimestampOffset>, ReadError> {
-        let (limits, segments) = self.consistent();
-        let up_to = if up_to.offset > limits.end.offset { limits.end } else { up_to };
-        for segment in &segments[segments.floor(limits.log_start)..] {
-            let limit = limit_in(segment, up_to);
-            if limit == 0 || segment.max_timestamp().map_err(|e| io_error(segment, e))? < timestamp {
-                continue;
+        self.look_at(|limits, segments| {
+            let up_to = if up_to.offset > limits.end.offset { limits.end } else { up_to };
+            for segment in &segments[segments.floor(limits.log_start)..] {
+                let limit = limit_in(segment, up_to);
+                if limit == 0 || segment.max_timestamp().map_err(|e| io_error(segment, e))? < timestamp {
+                    continue;
+                }
+                let found = search(segment, timestamp, limits.log_start, limit);
+                match found.map_err(|error| error.into_read_error(segment.file().path()))? {
+                    Some(found) if found.offset < up_to.offset => return Ok(Some(found)),
+                    _ => {}
+                }
             }
-            let found = search(segment, timestamp, limits.log_start, limit);
-            match found.map_err(|error| error.into_read_error(segment.file().path()))? {
-                Some(found) if found.offset < up_to.offset => return Ok(Some(found)),
-                _ => {}
-            }
-        }
-        Ok(None)
+            Ok(None)
+        })
     }
 
     /// The first record with the largest timestamp (ListOffsets -3, KIP-734), if it lies
     /// below `up_to` and any record has a timestamp.
     pub fn max_timestamp(&self, up_to: LogPosition) -> Result<Option<TimestampOffset>, ReadError> {
-        let (limits, segments) = self.consistent();
-        let mut largest: Option<(i64, &Arc<Segment>)> = None;
-        for segment in &segments[segments.floor(limits.log_start)..] {
-            let timestamp = segment.max_timestamp().map_err(|e| io_error(segment, e))?;
-            if timestamp >= 0 && largest.is_none_or(|(before, _)| timestamp > before) {
-                largest = Some((timestamp, segment));
+        self.look_at(|limits, segments| {
+            let mut largest: Option<(i64, &Arc<Segment>)> = None;
+            for segment in &segments[segments.floor(limits.log_start)..] {
+                let timestamp = segment.max_timestamp().map_err(|e| io_error(segment, e))?;
+                if timestamp >= 0 && largest.is_none_or(|(before, _)| timestamp > before) {
+                    largest = Some((timestamp, segment));
+                }
             }
-        }
-        let Some((timestamp, segment)) = largest else { return Ok(None) };
-        let limit = limit_in(segment, if up_to.offset > limits.end.offset { limits.end } else { up_to });
-        let found = search(segment, timestamp, limits.log_start, limit)
-            .map_err(|error| error.into_read_error(segment.file().path()))?;
-        Ok(found.filter(|found| found.offset < up_to.offset))
+            let Some((timestamp, segment)) = largest else { return Ok(None) };
+            let limit = limit_in(segment, if up_to.offset > limits.end.offset { limits.end } else { up_to });
+            let found = search(segment, timestamp, limits.log_start, limit)
+                .map_err(|error| error.into_read_error(segment.file().path()))?;
+            Ok(found.filter(|found| found.offset < up_to.offset))
+        })
     }
 }
 

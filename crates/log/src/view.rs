@@ -12,6 +12,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use arc_swap::{ArcSwap, Guard};
 use klamm_protocol::ids::{LeaderEpoch, Offset};
+use klamm_protocol::time::WallMs;
 
 use crate::entry::{Entry, WalkError};
 use crate::error::{EpochEnd, ReadError};
@@ -19,6 +20,7 @@ use crate::flush::FlushState;
 use crate::leader_epochs::LeaderEpochs;
 use crate::limits::{Limits, LimitsCell, LogPosition};
 use crate::producer::UnstableTransaction;
+use crate::retention::{Bounds, HeadCut, RetentionLimits, SegmentFacts, decide};
 use crate::segment::{FileRegion, Segment};
 use crate::transaction_index::AbortedTransaction;
 
@@ -214,12 +216,63 @@ impl PartitionView {
             let entries = segment.transactions.entries().map_err(|e| io_error(segment, e))?;
             listed.extend(entries.iter().filter(|entry| entry.last_offset >= from).copied());
         }
+        // The start moves before segments and their files go: a list that may lack some is not given.
+        let limits = self.limits();
+        if from < limits.log_start {
+            let (log_start, end) = (limits.log_start, limits.end.offset);
+            return Err(ReadError::OffsetOutOfRange { offset: from, log_start, end });
+        }
         if listed.is_empty() {
             return Ok(listed);
         }
         let behind = self.offset_behind(&segments, region, up_to)?;
         listed.retain(|entry| entry.first_offset < behind);
         Ok(listed)
+    }
+
+    /// What retention takes away now; [`crate::Log::cut_head`] does it. Reads the disk for the age
+    /// of segments that nobody asked about before: where it may block.
+    ///
+    /// # Errors
+    /// Some segment's age cannot be read; nothing is decided then.
+    pub fn decide_retention(&self, limits: &RetentionLimits, now: WallMs) -> Result<HeadCut, ReadError> {
+        let generation = self.generation();
+        let (current, segments) = self.load();
+        let bounds = Bounds {
+            log_start: current.log_start,
+            high_watermark: current.high_watermark.offset,
+            end: current.end.offset,
+        };
+        let facts: Vec<SegmentFacts> = segments
+            .iter()
+            .take_while(|segment| segment.base_offset() <= current.end.segment_base)
+            .map(|segment| SegmentFacts {
+                base_offset: segment.base_offset(),
+                size_bytes: segment.size_bytes(),
+            })
+            .collect();
+        let cut = decide(limits, &bounds, &facts, now, |index| {
+            let segment = &segments[index];
+            segment.timestamp_for_age().map_err(|error| io_error(segment, error))
+        })?;
+        Ok(HeadCut { generation, ..cut })
+    }
+
+    /// Runs `look` over limits and segments that fit each other; again if it fails and the
+    /// segments have changed meanwhile, since their files may have other names then.
+    pub(crate) fn look_at<T>(
+        &self,
+        mut look: impl FnMut(&Limits, &Segments) -> Result<T, ReadError>,
+    ) -> Result<T, ReadError> {
+        let mut looks = 0;
+        loop {
+            let (limits, segments) = self.consistent();
+            looks += 1;
+            match look(&limits, &segments) {
+                Err(_) if looks < LOOKS_MAX && !Arc::ptr_eq(&segments, &self.segments.load()) => {}
+                done => return done,
+            }
+        }
     }
 
     /// Transactions without a marker below the watermark, by their first offset.

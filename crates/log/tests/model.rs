@@ -4,7 +4,7 @@
 mod support;
 
 use klamm_log::disk::{Disk, MemoryDisk};
-use klamm_log::{AppendError, Log, OpenLog};
+use klamm_log::{AppendError, Log, OpenLog, Removal, RetentionLimits};
 use klamm_protocol::ids::Offset;
 use klamm_protocol::records::{BATCH_HEADER_BYTES, RecordIter, ValidatedBatch};
 use proptest::prelude::*;
@@ -14,11 +14,20 @@ use support::*;
 enum Op {
     Append(Vec<Draw>),
     Truncate(u8),
-    AdvanceStart(u8),
+    AdvanceStart(u8, Fate),
+    Retain { bytes_max: Option<u64>, age_ms_max: Option<i64>, fate: Fate },
     Flush,
     Roll,
     Restart,
     Kill { cut: u16, garbage: Vec<u8>, lost_index: bool },
+}
+
+/// How far the files of what left the head get.
+#[derive(Clone, Copy, Debug)]
+enum Fate {
+    Named,
+    Marked,
+    Unlinked,
 }
 
 #[derive(Clone, Debug)]
@@ -34,6 +43,10 @@ fn draw() -> impl Strategy<Value = Draw> {
         .prop_map(|(timestamps, producer, kind)| Draw { timestamps, producer, kind })
 }
 
+fn fate() -> impl Strategy<Value = Fate> {
+    prop_oneof![Just(Fate::Named), Just(Fate::Marked), Just(Fate::Unlinked)]
+}
+
 fn op() -> impl Strategy<Value = Op> {
     let garbage = prop_oneof![
         proptest::collection::vec(any::<u8>(), 0..200),
@@ -42,7 +55,9 @@ fn op() -> impl Strategy<Value = Op> {
     prop_oneof![
         12 => proptest::collection::vec(draw(), 1..5).prop_map(Op::Append),
         1 => any::<u8>().prop_map(Op::Truncate),
-        1 => any::<u8>().prop_map(Op::AdvanceStart),
+        1 => (any::<u8>(), fate()).prop_map(|(share, fate)| Op::AdvanceStart(share, fate)),
+        1 => (proptest::option::of(0u64..6000), proptest::option::of(800i64..1000), fate())
+            .prop_map(|(bytes_max, age_ms_max, fate)| Op::Retain { bytes_max, age_ms_max, fate }),
         1 => Just(Op::Flush),
         1 => Just(Op::Roll),
         1 => Just(Op::Restart),
@@ -120,16 +135,20 @@ impl World {
                 self.model.end = self.model.end.max(self.model.log_start);
                 self.log().assign_leader_epoch(EPOCH).unwrap();
             }
-            Op::AdvanceStart(share) => {
+            Op::AdvanceStart(share, fate) => {
                 let span = self.model.end - self.model.log_start;
                 let to = self.model.log_start + span * i64::from(*share) / 255;
                 if self.has_producers {
                     return;
                 }
-                self.log().advance_log_start(Offset(to)).unwrap();
+                let removal = self.log().advance_log_start(Offset(to)).unwrap();
                 self.model.log_start = to;
-                let first = self.log().view().load().1[0].base_offset();
-                self.model.batches.retain(|batch| batch.header.base_offset >= first);
+                self.follow(removal, *fate);
+            }
+            Op::Retain { bytes_max, age_ms_max, fate } => {
+                if !self.has_producers {
+                    self.retain(RetentionLimits { bytes_max: *bytes_max, age_ms_max: *age_ms_max }, *fate);
+                }
             }
             Op::Flush => self.log().flush().unwrap(),
             Op::Roll => {
@@ -140,6 +159,35 @@ impl World {
                 self.reopen(true, Offset(0));
             }
             Op::Kill { cut, garbage, lost_index } => self.kill(*cut, garbage, *lost_index),
+        }
+    }
+
+    /// The model's segments are the log's: which of them go is the unit tests' business.
+    fn retain(&mut self, limits: RetentionLimits, fate: Fate) {
+        let cut = self.log().view().decide_retention(&limits, NOW).unwrap();
+        let removal = self.log().cut_head(&cut, NOW).unwrap();
+        assert_eq!(removal.segment_count(), cut.segment_count());
+        assert_eq!(self.log().view().limits().log_start, cut.log_start);
+        self.model.log_start = cut.log_start.0;
+        self.follow(removal, fate);
+        let view = self.log().view();
+        assert!(limits.bytes_max.is_none_or(|max| self.log().size_bytes() < max + 1500));
+        let age = |segment: &klamm_log::Segment| segment.max_timestamp().unwrap();
+        let is_old = |at: i64| at >= 0 && limits.age_ms_max.is_some_and(|max| NOW.0 - at > max);
+        assert!(!is_old(age(&view.load().1[0])), "the oldest that is left is not too old");
+        assert!(view.decide_retention(&limits, NOW).unwrap().segment_count() == 0, "once is enough");
+    }
+
+    fn follow(&mut self, removal: Removal, fate: Fate) {
+        let first = self.log().view().load().1[0].base_offset();
+        self.model.batches.retain(|batch| batch.header.base_offset >= first);
+        match fate {
+            Fate::Named => {}
+            Fate::Marked => removal.mark(true).unwrap(),
+            Fate::Unlinked => {
+                removal.mark(false).unwrap();
+                removal.unlink().unwrap();
+            }
         }
     }
 

@@ -113,9 +113,15 @@ fn deleted_records_are_gone_and_the_epochs_follow() {
     let (old, end) = (view.load(), view.limits().end);
     let region = view.read(Offset(0), end, 1 << 20, true).unwrap().unwrap();
     let bytes = region.read().unwrap();
-    assert_eq!(log.advance_log_start(Offset(bases[2] + 1)).unwrap(), 2);
+    let removal = log.advance_log_start(Offset(bases[2] + 1)).unwrap();
+    assert_eq!(removal.segment_count(), 2);
     assert!(matches!(log.advance_log_start(Offset(999)), Err(LogError::OffsetOutOfRange { .. })));
-    assert_eq!(log.advance_log_start(Offset(1)).unwrap(), 0);
+    assert!(log.advance_log_start(Offset(1)).unwrap().is_empty());
+    removal.mark(true).unwrap();
+    assert!(!disk.exists(&file(bases[1], ".log")).unwrap());
+    assert!(disk.exists(&file(bases[1], ".log.deleted")).unwrap());
+    assert_eq!(region.read().unwrap(), bytes, "who holds a region may finish");
+    removal.unlink().unwrap();
     assert_eq!(region.read().unwrap(), bytes, "who holds a region may finish");
     drop(old);
     model.log_start = bases[2] + 1;
@@ -123,7 +129,9 @@ fn deleted_records_are_gone_and_the_epochs_follow() {
     check_reads(&log, &model, 1);
     assert_eq!(view.leader_epochs().entries()[0].start_offset.0, bases[2] + 1);
     assert_eq!(view.end_offset_for_epoch(EPOCH).end_offset.0, model.end);
-    assert!(!disk.exists(&file(bases[0], ".log")).unwrap());
+    let names: Vec<_> = disk.list_dir(&dir()).unwrap().into_iter().map(|entry| entry.name).collect();
+    let is_of_gone = |name: &String| bases[..2].iter().any(|base| name.starts_with(&format!("{base:020}")));
+    assert!(!names.iter().any(is_of_gone), "{names:?}");
 }
 
 #[test]

@@ -194,7 +194,10 @@ impl MetadataStore {
             .write_file_atomically(&path, &bytes)
             .map_err(|source| io_error("replace", &path, source))?;
         self.bytes_since_snapshot = 0;
-        self.log.advance_log_start(id.end_offset)?;
+        let removal = self.log.advance_log_start(id.end_offset)?;
+        // The snapshot's name says where the log starts, and it is durable.
+        removal.mark(true)?;
+        removal.unlink()?;
         let all = checkpoints(&*self.disk, &self.dir)?;
         for old in all.iter().rev().skip(SNAPSHOTS_KEPT) {
             let path = self.dir.join(old.file_name());
