@@ -22,6 +22,7 @@ use crate::fetch::session::FetchSessions;
 use crate::flusher;
 use crate::host::{Host, Listener, Pool};
 use crate::log_dirs::LogDirs;
+use crate::log_manager::{self, Removals};
 use crate::metadata::applier::Published;
 use crate::metadata::controller_host::ControllerHandle;
 use crate::metadata::error::MetadataError;
@@ -30,7 +31,6 @@ use crate::metrics::Metrics;
 use crate::net::limits::{Allowed, ConnectionLimits};
 use crate::net::listener::accept_loop;
 use crate::net::memory::MemoryBudget;
-use crate::partition::Partition;
 use crate::partition::registry::TopicIndex;
 use crate::producer_ids::ProducerIds;
 
@@ -54,6 +54,7 @@ pub struct Broker<H: Host> {
     pub(crate) limits: Arc<ConnectionLimits>,
     pub(crate) metrics: Metrics,
     pub(crate) dirs: Arc<LogDirs>,
+    pub(crate) removals: Arc<Removals>,
     is_stopping: AtomicBool,
 }
 
@@ -100,6 +101,7 @@ impl<H: Host> Broker<H> {
             limits: Arc::default(),
             metrics: Metrics::new(),
             dirs,
+            removals: Arc::default(),
             is_stopping: AtomicBool::new(false),
             config,
             host,
@@ -110,7 +112,8 @@ impl<H: Host> Broker<H> {
             broker.host.spawn("listener", accepting);
         }
         broker.host.spawn("directories", directory_watch::run(broker.clone(), stopped.clone()));
-        broker.host.spawn("flusher", flusher::run(broker.clone(), stopped));
+        broker.host.spawn("flusher", flusher::run(broker.clone(), stopped.clone()));
+        broker.host.spawn("log-manager", log_manager::run(broker.clone(), stopped));
         Ok(Running { broker, addresses: bound, identity, stop, store })
     }
 
@@ -167,17 +170,6 @@ impl<H: Host> Broker<H> {
         Allowed {
             count_max: count("max.connections"),
             per_ip_max: of_ip.unwrap_or_else(|| count("max.connections.per.ip")),
-        }
-    }
-
-    /// Writes the log start offsets of a partition's directory down, where it may block.
-    pub(crate) async fn checkpoint_log_starts(&self, partition: &Arc<Partition>) {
-        let dirs = self.dirs.clone();
-        let topics = self.topics.load_full();
-        let of = partition.topic.clone();
-        let done = self.host.offload(Pool::Flush, move || dirs.checkpoint(&topics)).await;
-        if let Err(error) = done {
-            tracing::error!(topic = %of, %error, "cannot write the log start offset checkpoint");
         }
     }
 }

@@ -16,6 +16,7 @@ mod handlers;
 pub mod host;
 pub mod http;
 mod log_dirs;
+mod log_manager;
 mod metadata;
 mod metrics;
 mod net;

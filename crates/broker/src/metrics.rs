@@ -26,6 +26,8 @@ pub(crate) struct Metrics {
     pub(crate) topics: Gauge,
     pub(crate) partitions: Gauge,
     pub(crate) metadata_offset: Gauge,
+    pub(crate) deleted_segments: Counter,
+    pub(crate) deleted_bytes: Counter,
 }
 
 impl Metrics {
@@ -61,6 +63,8 @@ impl Metrics {
             topics: metric!("topics", "Topics"),
             partitions: metric!("partitions", "Partitions led by this broker"),
             metadata_offset: metric!("metadata_offset", "Offset of the last applied metadata record"),
+            deleted_segments: metric!("deleted_segments", "Segments deleted by retention and DeleteRecords"),
+            deleted_bytes: metric!("deleted_bytes", "Bytes of batches in deleted segments"),
             registry,
         }
     }

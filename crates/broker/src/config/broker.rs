@@ -54,6 +54,10 @@ pub struct BrokerConfig {
     pub max_incremental_fetch_session_cache_slots: i32,
     /// `metadata.log.max.record.bytes.between.snapshots`.
     pub metadata_snapshot_after_bytes: u64,
+    /// `log.retention.check.interval.ms`.
+    pub log_retention_check_interval_ms: u64,
+    /// `log.initial.task.delay.ms`: after the start, until retention is first looked at.
+    pub log_initial_task_delay_ms: u64,
     /// `transactional.id.expiration.ms`; not honoured yet.
     pub transactional_id_expiration_ms: i32,
     /// `offsets.topic.*`; not honoured yet.
@@ -128,6 +132,9 @@ impl BrokerConfig {
                 read.long("metadata.log.max.record.bytes.between.snapshots"),
             )
             .unwrap_or(u64::MAX),
+            log_retention_check_interval_ms: u64::try_from(read.long("log.retention.check.interval.ms"))
+                .unwrap_or(1),
+            log_initial_task_delay_ms: u64::try_from(read.long("log.initial.task.delay.ms")).unwrap_or(0),
             transactional_id_expiration_ms: read.int("transactional.id.expiration.ms"),
             offsets_topic: InternalTopicConfig {
                 num_partitions: read.int("offsets.topic.num.partitions"),

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use klamm_log::LogError;
 use klamm_log::directory::OffsetCheckpoint;
-use klamm_protocol::ids::PartitionIndex;
+use klamm_protocol::ids::{Offset, PartitionIndex};
 
 use super::{Dir, LogDirs};
 use crate::partition::Partition;
@@ -18,6 +18,23 @@ use crate::partition::registry::TopicIndex;
 pub(super) struct Checkpoints {
     pub(super) recovery_points: OffsetCheckpoint,
     pub(super) log_starts: OffsetCheckpoint,
+    /// True while the file may differ from `log_starts`.
+    has_new_log_starts: bool,
+}
+
+impl Checkpoints {
+    pub(super) fn new(recovery_points: OffsetCheckpoint, log_starts: OffsetCheckpoint) -> Self {
+        Self { recovery_points, log_starts, has_new_log_starts: false }
+    }
+
+    /// A start never goes back; one of 0 needs no line.
+    fn note_log_start(&mut self, key: (String, PartitionIndex), log_start: Offset) {
+        let known = self.log_starts.get(&key).copied().unwrap_or_default();
+        if known < log_start {
+            self.log_starts.insert(key, log_start);
+            self.has_new_log_starts = true;
+        }
+    }
 }
 
 impl LogDirs {
@@ -29,6 +46,36 @@ impl LogDirs {
         }
         let mut online = (0..self.dirs.len()).filter(|place| !self.dirs[*place].state.is_offline());
         online.try_for_each(|place| self.write_checkpoints(place, &open).map(drop))
+    }
+
+    /// Writes down where these logs start, in the directories where that has changed. Tells of each
+    /// whether its start is durable now; a failure is logged.
+    pub(crate) fn checkpoint_log_starts(&self, moved: &[Arc<Partition>]) -> Vec<bool> {
+        let places: Vec<Option<usize>> = {
+            let places = self.places.lock().expect("nothing panics in here");
+            // `moved` may be older than a deletion, even than a new topic of the name.
+            let place = |partition: &Arc<Partition>| {
+                let found = places.get(&(partition.topic.clone(), partition.index))?;
+                (found.topic_id == Some(partition.topic_id)).then_some(found.dir)
+            };
+            moved.iter().map(place).collect()
+        };
+        let mut is_durable = vec![true; self.dirs.len()];
+        for (place, dir) in self.dirs.iter().enumerate() {
+            let mut checkpoints = dir.checkpoints.lock().expect("nothing panics in here");
+            for (partition, _) in moved.iter().zip(&places).filter(|(_, found)| **found == Some(place)) {
+                let log_start = partition.view.limits().log_start;
+                checkpoints.note_log_start((partition.topic.to_string(), partition.index), log_start);
+            }
+            if checkpoints.has_new_log_starts
+                && let Err(error) = dir.write_log_starts(&mut checkpoints)
+            {
+                is_durable[place] = false;
+                dir.state.note(&error);
+                tracing::error!(%error, "cannot write down where logs start");
+            }
+        }
+        places.into_iter().map(|place| place.is_none_or(|place| is_durable[place])).collect()
     }
 
     /// Returns where each of the directory's logs is durable.
@@ -55,17 +102,21 @@ impl LogDirs {
             let limits = partition.view.limits();
             flushed.insert(key.clone(), limits.flushed.offset);
             checkpoints.recovery_points.insert(key.clone(), limits.flushed.offset);
-            if limits.log_start.0 > 0 {
-                checkpoints.log_starts.insert(key, limits.log_start);
-            }
+            checkpoints.note_log_start(key, limits.log_start);
         }
         dir.directory.write_recovery_points(&checkpoints.recovery_points)?;
-        dir.directory.write_log_starts(&checkpoints.log_starts)?;
+        dir.write_log_starts(&mut checkpoints)?;
         Ok(flushed)
     }
 }
 
 impl Dir {
+    fn write_log_starts(&self, checkpoints: &mut Checkpoints) -> Result<(), LogError> {
+        self.directory.write_log_starts(&checkpoints.log_starts)?;
+        checkpoints.has_new_log_starts = false;
+        Ok(())
+    }
+
     /// Before a partition's files go or come: what is known of its name is another's.
     pub(super) fn forget_checkpoints(&self, topic: &str, index: PartitionIndex) -> Result<(), LogError> {
         let key = (topic.to_owned(), index);
@@ -74,7 +125,8 @@ impl Dir {
             self.directory.write_recovery_points(&checkpoints.recovery_points)?;
         }
         if checkpoints.log_starts.remove(&key).is_some() {
-            self.directory.write_log_starts(&checkpoints.log_starts)?;
+            checkpoints.has_new_log_starts = true;
+            self.write_log_starts(&mut checkpoints)?;
         }
         Ok(())
     }

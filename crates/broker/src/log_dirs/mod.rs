@@ -3,8 +3,7 @@
 //!
 //! Synchronous; called where it may block. `start` locks and reads them, `opening` opens or creates
 //! partitions, `checkpoints` keeps the offset files, `strays` sets aside and deletes.
-//! What it deliberately does not do: retention, taking a failed directory offline
-//! alone, moving partitions.
+//! What it deliberately does not do: taking a failed directory offline alone, moving partitions.
 //!
 //! **Invariants:** every directory is locked for as long as this lives, and carries
 //! this cluster's and node's ids; the clean-shutdown marker is removed durably before the

@@ -127,7 +127,12 @@ impl LogDirs {
 /// Tells what opening a log found.
 pub(crate) fn log_report(report: &RecoveryReport) {
     for path in report.leftovers.iter().chain(&report.bad_snapshots) {
-        tracing::warn!(path = %path.display(), "tidied up what an earlier stop left");
+        // Every stop leaves files whose time had not come yet.
+        if path.extension().is_some_and(|suffix| suffix == "deleted") {
+            tracing::info!(path = %path.display(), "removed a deleted file");
+        } else {
+            tracing::warn!(path = %path.display(), "tidied up what an earlier stop left");
+        }
     }
     for cut in &report.truncations {
         let path = cut.path.display();

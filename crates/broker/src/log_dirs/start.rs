@@ -83,7 +83,7 @@ impl LogDirs {
             dirs.push(Dir {
                 state: DirState::new(directory.path(), id, watch.clone()),
                 was_clean: clean.is_some(),
-                checkpoints: Mutex::new(Checkpoints { recovery_points, log_starts }),
+                checkpoints: Mutex::new(Checkpoints::new(recovery_points, log_starts)),
                 has_failed: AtomicBool::new(false),
                 partition_count: AtomicUsize::new(0),
                 directory,

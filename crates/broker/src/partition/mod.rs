@@ -24,7 +24,7 @@ use klamm_protocol::records::ValidatedBatch;
 use klamm_protocol::time::MonoMs;
 
 use crate::handlers::produce::ProduceWaker;
-use crate::host::Host;
+use crate::host::{Host, Pool};
 use crate::log_dirs::DirState;
 use crate::net::waker::Completion;
 use waiters::Waiters;
@@ -227,6 +227,21 @@ impl Partition {
                 let _ = sender.send(log.map(job));
             }),
         );
+        receiver.await.ok().flatten()
+    }
+
+    /// As [`Partition::with_log`], for a job that touches the disk: begun where it may block.
+    pub(crate) async fn with_log_offloaded<H: Host, T: Send + 'static>(
+        self: &Arc<Self>,
+        host: &H,
+        job: impl FnOnce(&mut Log) -> T + Send + 'static,
+    ) -> Option<T> {
+        let (sender, receiver) = tokio::sync::oneshot::channel();
+        let (partition, of_job) = (self.clone(), host.clone());
+        let job: Job = Box::new(move |log| {
+            let _ = sender.send(log.map(job));
+        });
+        host.offload(Pool::Flush, move || partition.enqueue(&of_job, job)).await;
         receiver.await.ok().flatten()
     }
 
