@@ -154,6 +154,8 @@ impl Log {
             Recovery::new(&open, &mut self.epochs, &mut report).run(bases)?;
         list.push(Arc::clone(&active.segment));
         self.active = active;
+        // Entries of what was cut would pass for those of what comes in its place.
+        self.write_indexes()?;
         self.view.publish_segments(Segments::new(list));
         self.rebuild_producers(&open)
     }
