@@ -21,6 +21,7 @@ use crate::directory_watch;
 use crate::fetch::session::FetchSessions;
 use crate::flusher;
 use crate::host::{Host, Listener, Pool};
+use crate::idle_files;
 use crate::log_dirs::LogDirs;
 use crate::log_manager::{self, Removals};
 use crate::metadata::applier::Published;
@@ -112,6 +113,7 @@ impl<H: Host> Broker<H> {
             broker.host.spawn("listener", accepting);
         }
         broker.host.spawn("directories", directory_watch::run(broker.clone(), stopped.clone()));
+        broker.host.spawn("idle files", idle_files::run(broker.clone(), stopped.clone()));
         broker.host.spawn("flusher", flusher::run(broker.clone(), stopped.clone()));
         broker.host.spawn("log-manager", log_manager::run(broker.clone(), stopped));
         Ok(Running { broker, addresses: bound, identity, stop, store })

@@ -47,6 +47,9 @@ async fn flush<H: Host>(host: &H, partition: &Arc<Partition>) {
     let now = host.wall();
     let begun = partition.with_log(host, move |log| {
         log.expire_producers(now);
+        if let Err(error) = log.prepare_recovery_point() {
+            tracing::warn!(%error, "a restart after a kill will scan more");
+        }
         log.begin_flush()
     });
     let flushed = match begun.await {

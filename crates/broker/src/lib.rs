@@ -8,6 +8,8 @@ mod boot;
 mod broker;
 pub mod config;
 #[cfg(test)]
+mod corruption_tests;
+#[cfg(test)]
 mod crash_tests;
 mod directory_watch;
 mod fetch;
@@ -15,6 +17,7 @@ mod flusher;
 mod handlers;
 pub mod host;
 pub mod http;
+mod idle_files;
 mod log_dirs;
 mod log_manager;
 mod metadata;

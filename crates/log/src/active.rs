@@ -109,6 +109,12 @@ impl ActiveSegment {
         self.size = entry.end();
     }
 
+    /// Bytes up to here stay in the file although no batch can be read there.
+    pub(crate) fn keep_up_to(&mut self, position: u32) {
+        self.size = position;
+        self.shape.size = position;
+    }
+
     /// The same for a batch that the file had before and whose size is counted.
     pub(crate) fn note(&mut self, config: &LogConfig, entry: &Entry) {
         let relative_offset = self.relative(entry.last_offset);

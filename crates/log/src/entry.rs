@@ -1,22 +1,30 @@
 //! Walks the batches of a segment's file by their headers.
 //!
-//! Sizes and offsets only: no CRC, no records. Entries of magic 0 and 1 are sized and
-//! stepped over. Invariant: nothing beyond the given limit is looked at, and a size on
-//! disk moves the walk but never allocates.
+//! Sizes and offsets, and the CRC where somebody asks for it; no records. Entries of magic 0
+//! and 1 are sized and stepped over. Invariants: nothing beyond the given limit is looked at,
+//! nothing in a quarantined range is parsed, and a size on disk moves the walk but never
+//! allocates.
 
 use std::io;
 use std::path::Path;
 
+use crc_fast::{CrcAlgorithm, Digest};
 use klamm_protocol::ids::Offset;
 use klamm_protocol::records::{BATCH_HEADER_BYTES, BatchHeader};
 
 use crate::disk::{DiskFile, read_full_at};
 use crate::error::{LogError, ReadError};
+use crate::quarantine::Ranges;
 
 /// Offset, size, CRC and magic: what every format begins with.
 const PREFIX_BYTES: usize = 17;
 /// Prefix, attributes, key length, value length.
 const LEGACY_V0_BYTES_MIN: u32 = 26;
+/// Where the bytes begin that the CRC of magic 2 covers, and of the older formats.
+const CRC_START: u64 = 21;
+const LEGACY_CRC_START: u64 = 16;
+/// What is read at once to check a batch that no buffer holds.
+const CRC_BUFFER_BYTES: usize = 64 << 10;
 /// Magic 1 adds a timestamp.
 const LEGACY_V1_BYTES_MIN: u32 = 34;
 /// What a walk that looks for one place reads at once: the index interval's default and a header.
@@ -33,6 +41,8 @@ pub(crate) struct Entry {
     pub base_offset: Offset,
     pub last_offset: Offset,
     pub max_timestamp: i64,
+    /// As stored.
+    pub crc: u32,
     /// `None` for magic 0 and 1.
     pub header: Option<BatchHeader>,
 }
@@ -62,6 +72,18 @@ impl Entry {
 
     pub(crate) fn next_offset(&self) -> Offset {
         Offset(self.last_offset.0.saturating_add(1))
+    }
+
+    /// Where the bytes begin that the checksum covers, from the entry's position.
+    fn crc_start(&self) -> u64 {
+        if self.header.is_some() { CRC_START } else { LEGACY_CRC_START }
+    }
+
+    fn digest(&self) -> Digest {
+        Digest::new(match self.header {
+            Some(_) => CrcAlgorithm::Crc32Iscsi,
+            None => CrcAlgorithm::Crc32IsoHdlc,
+        })
     }
 
     /// The entry whose first bytes are `bytes`; `available` counts those that follow in all.
@@ -95,6 +117,7 @@ impl Entry {
                         base_offset,
                         last_offset: header.last_offset(),
                         max_timestamp: header.max_timestamp,
+                        crc: i32_at(bytes, 17) as u32,
                         header: Some(header),
                     },
                     BATCH_HEADER_BYTES as u32,
@@ -110,8 +133,17 @@ impl Entry {
                 };
                 let last_offset = base_offset;
                 let bytes_min = if magic == 0 { LEGACY_V0_BYTES_MIN } else { LEGACY_V1_BYTES_MIN };
+                let crc = i32_at(bytes, 12) as u32;
                 (
-                    Self { position: 0, size_bytes, base_offset, last_offset, max_timestamp, header: None },
+                    Self {
+                        position: 0,
+                        size_bytes,
+                        base_offset,
+                        last_offset,
+                        max_timestamp,
+                        crc,
+                        header: None,
+                    },
                     bytes_min,
                 )
             }
@@ -167,23 +199,40 @@ pub(crate) struct Walk<'a> {
     buffered: usize,
     position: u64,
     limit: u64,
+    skipped: Option<Ranges>,
 }
 
 impl<'a> Walk<'a> {
     pub(crate) fn new(file: &'a dyn DiskFile, position: u64, limit: u64, buffer: &'a mut [u8]) -> Self {
         assert!(buffer.len() >= BATCH_HEADER_BYTES);
-        Self { file, buffer, buffer_position: position, buffered: 0, position, limit }
+        Self { file, buffer, buffer_position: position, buffered: 0, position, limit, skipped: None }
+    }
+
+    /// Steps over what is quarantined.
+    pub(crate) fn skipping(mut self, ranges: Option<Ranges>) -> Self {
+        self.skipped = ranges;
+        self
+    }
+
+    /// Goes on at a later position.
+    pub(crate) fn jump_to(&mut self, position: u32) {
+        self.position = u64::from(position);
     }
 
     /// The next entry; `None` at the limit.
     pub(crate) fn next(&mut self) -> Result<Option<Entry>, WalkError> {
+        for range in self.skipped.iter().flat_map(|ranges| ranges.iter()) {
+            if (u64::from(range.position)..u64::from(range.end_position)).contains(&self.position) {
+                self.position = u64::from(range.end_position);
+            }
+        }
         if self.position >= self.limit {
             return Ok(None);
         }
         let available = self.limit - self.position;
         let wanted = available.min(BATCH_HEADER_BYTES as u64) as usize;
         let mut start = self.position - self.buffer_position;
-        if start + wanted as u64 > self.buffered as u64 {
+        if start.saturating_add(wanted as u64) > self.buffered as u64 {
             let len = available.min(self.buffer.len() as u64) as usize;
             self.buffer_position = self.position;
             self.buffered = read_full_at(self.file, &mut self.buffer[..len], self.position)
@@ -202,9 +251,39 @@ impl<'a> Walk<'a> {
         self.buffer[..self.buffered].get(start..start + entry.size_bytes as usize)
     }
 
+    /// True if the checksum of the entry that `next` gave last is right.
+    pub(crate) fn is_intact(&self, entry: &Entry) -> io::Result<bool> {
+        match self.buffered_bytes(entry) {
+            Some(bytes) => {
+                let mut crc = entry.digest();
+                crc.update(&bytes[entry.crc_start() as usize..]);
+                Ok(crc.finalize() as u32 == entry.crc)
+            }
+            None => is_intact(self.file, entry),
+        }
+    }
+
     pub(crate) fn file(&self) -> &'a dyn DiskFile {
         self.file
     }
+}
+
+/// True if an entry's checksum is right; reads all of it, a piece at a time.
+pub(crate) fn is_intact(file: &dyn DiskFile, entry: &Entry) -> io::Result<bool> {
+    let end = u64::from(entry.end());
+    let mut position = u64::from(entry.position) + entry.crc_start();
+    let mut crc = entry.digest();
+    let mut buffer = vec![0; ((end - position) as usize).min(CRC_BUFFER_BYTES)];
+    while position < end {
+        let wanted = ((end - position) as usize).min(buffer.len());
+        let read = read_full_at(file, &mut buffer[..wanted], position)?;
+        if read < wanted {
+            return Ok(false);
+        }
+        crc.update(&buffer[..wanted]);
+        position += wanted as u64;
+    }
+    Ok(crc.finalize() as u32 == entry.crc)
 }
 
 fn i64_at(bytes: &[u8], at: usize) -> i64 {

@@ -8,6 +8,8 @@ use std::sync::Arc;
 
 use klamm_protocol::ids::{LeaderEpoch, Offset, TopicId};
 
+use crate::quarantine::Quarantined;
+
 /// A log, or a file of the log directory, cannot be opened, written or changed.
 #[derive(Debug, thiserror::Error)]
 pub enum LogError {
@@ -194,6 +196,17 @@ pub enum ReadError {
         position: u64,
         /// What is wrong.
         reason: String,
+    },
+    /// The offset lies in a range that was found corrupt and is not served.
+    #[error(
+        "{} is corrupt at byte {}: {}; offsets {} to {} are lost, reading goes on at {}",
+        path.display(), range.position, range.cause, range.offset, Offset(range.end_offset.0 - 1), range.end_offset
+    )]
+    Quarantined {
+        /// The file.
+        path: PathBuf,
+        /// What of it, and why.
+        range: Quarantined,
     },
     /// The log was cut while it was read and the place is gone.
     #[error("the log was truncated below offset {offset} while it was read")]

@@ -12,10 +12,11 @@
 
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 
 use crate::append_only::AppendOnly;
-use crate::disk::{Disk, DiskFile, OpenMode, read_full_at};
+use crate::disk::{Disk, OpenMode, read_full_at};
+use crate::lazy_file::LazyFile;
 
 /// Bytes of one `.index` entry.
 pub const OFFSET_ENTRY_BYTES: usize = 8;
@@ -164,6 +165,13 @@ impl OffsetIndex {
         }
     }
 
+    /// Closes its file if nobody searched it since the last call.
+    pub(crate) fn close_if_idle(&self) {
+        if let Self::File(file) = self {
+            file.0.close_if_idle();
+        }
+    }
+
     /// The entries from `first` on; of an index in memory.
     pub(crate) fn entries_from(&self, first: usize) -> Vec<OffsetEntry> {
         match self {
@@ -191,15 +199,19 @@ impl TimeIndex {
         }
     }
 
+    /// Closes its file if nobody searched it since the last call.
+    pub(crate) fn close_if_idle(&self) {
+        if let Self::File(file) = self {
+            file.0.close_if_idle();
+        }
+    }
+
     pub(crate) fn last(&self) -> io::Result<Option<TimeEntry>> {
         match self {
             Self::Memory { offsets, .. } => {
                 Ok(offsets.len().checked_sub(1).map(|index| self.in_memory_at(index)))
             }
-            // Asked once for a segment, often for its age alone: nothing stays open for it.
-            Self::File(file) => {
-                IndexFile::new(Arc::clone(&file.disk), file.path.clone()).last_before(|_: &TimeEntry| true)
-            }
+            Self::File(file) => file.last_before(|_: &TimeEntry| true),
         }
     }
 
@@ -234,30 +246,18 @@ impl TimeIndex {
     }
 }
 
-/// An index that lies in its file; opened when it is first searched.
-pub(crate) struct IndexFile {
-    disk: Arc<dyn Disk>,
-    path: PathBuf,
-    opened: OnceLock<Arc<dyn DiskFile>>,
-}
+/// An index that lies in its file; opened when it is searched.
+pub(crate) struct IndexFile(LazyFile);
 
 impl IndexFile {
     pub(crate) fn new(disk: Arc<dyn Disk>, path: PathBuf) -> Self {
-        Self { disk, path, opened: OnceLock::new() }
-    }
-
-    fn file(&self) -> io::Result<&Arc<dyn DiskFile>> {
-        if let Some(file) = self.opened.get() {
-            return Ok(file);
-        }
-        let file = self.disk.open(&self.path, OpenMode::Read)?;
-        Ok(self.opened.get_or_init(|| file))
+        Self(LazyFile::new(disk, path, OpenMode::Read))
     }
 
     /// The last entry for which `is_before` holds, which holds for a prefix of the entries.
     /// A zero tail counts as behind everything.
     fn last_before<E: IndexEntry>(&self, is_before: impl Fn(&E) -> bool) -> io::Result<Option<E>> {
-        let file = match self.file() {
+        let file = match self.0.get() {
             Ok(file) => file,
             // Without an index the walk begins at the segment's start.
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
@@ -269,7 +269,7 @@ impl IndexFile {
         let one = &mut one[..E::BYTES];
         while high - low > WINDOW_ENTRIES {
             let middle = low + (high - low) / 2;
-            if read_full_at(&**file, one, middle * E::BYTES as u64)? < E::BYTES {
+            if read_full_at(&*file, one, middle * E::BYTES as u64)? < E::BYTES {
                 high = middle;
             } else if holds(middle, &E::decode(one)) {
                 low = middle;
@@ -279,7 +279,7 @@ impl IndexFile {
         }
         let mut window = [0; WINDOW_ENTRIES as usize * TIME_ENTRY_BYTES];
         let window = &mut window[..(high - low) as usize * E::BYTES];
-        let read = read_full_at(&**file, window, low * E::BYTES as u64)?;
+        let read = read_full_at(&*file, window, low * E::BYTES as u64)?;
         let mut entries = window[..read].chunks_exact(E::BYTES).map(E::decode).zip(low..);
         let mut last = None;
         for (entry, index) in &mut entries {

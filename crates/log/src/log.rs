@@ -44,6 +44,8 @@ pub struct Log {
     /// Rises with every change, so that a plan knows that it is old.
     pub(crate) version: u64,
     pub(crate) last_snapshot: Offset,
+    /// Where it lies: a segment's base and a position. What was found at the start is at 0.
+    pub(crate) snapshot_position: (Offset, u32),
     pub(crate) poisoned: Option<String>,
     /// Segments that left the head and still have their names.
     pub(crate) outgoing: Arc<Outgoing>,
@@ -234,7 +236,7 @@ pub(crate) fn new_active(
     let file = disk.open(&path, OpenMode::Create).map_err(LogError::io("create", &path))?;
     // A roll that failed half way may have left the file.
     file.set_len(0).map_err(LogError::io("empty", &path))?;
-    let file = Arc::new(SegmentFile::opened(Arc::clone(disk), path, file));
+    let file = Arc::new(SegmentFile::growing(Arc::clone(disk), path, file, 0));
     let indexes = (OffsetIndex::in_memory(&[]), TimeIndex::in_memory(&[]));
     let segment = Segment::active(disk, dir, file, base, 0, indexes, -1);
     let mut active = ActiveSegment::new(Arc::new(segment), now, false);

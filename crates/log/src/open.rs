@@ -16,6 +16,7 @@ use klamm_protocol::time::WallMs;
 use crate::config::LogConfig;
 use crate::directory::partition_metadata;
 use crate::disk::Disk;
+use crate::entry::WalkError;
 use crate::error::{LogError, ReadError};
 use crate::files::{self, INDEX, LOG, TIME_INDEX, TXN_INDEX};
 use crate::flush::FlushState;
@@ -66,6 +67,33 @@ pub struct RecoveryReport {
     pub leftovers: Vec<PathBuf>,
     /// Producer snapshots that were not intact.
     pub bad_snapshots: Vec<PathBuf>,
+    /// Small files that say what cannot be, and were left out of account.
+    pub ignored: Vec<PathBuf>,
+    /// Durable bytes that are not what was written. They stay; who reads them gets an error.
+    pub corrupt: Vec<CorruptPlace>,
+}
+
+/// Where opening a log met corrupt bytes below the recovery point.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CorruptPlace {
+    /// The segment's file.
+    pub path: PathBuf,
+    /// Where in it.
+    pub position: u64,
+    /// What is wrong.
+    pub reason: String,
+}
+
+impl CorruptPlace {
+    pub(crate) fn of(path: &Path, fault: &WalkError) -> Self {
+        let (position, reason) = match fault {
+            WalkError::Invalid { position, reason } => (*position, reason.clone()),
+            WalkError::Torn { position } | WalkError::Io { position, .. } => {
+                (*position, "a batch that does not end".to_owned())
+            }
+        };
+        Self { path: path.to_owned(), position, reason }
+    }
 }
 
 /// A tail that was cut off a segment.
@@ -120,9 +148,16 @@ impl Log {
         partition_metadata::check(&**disk, dir, open.topic_id)?;
         report.leftovers = leftovers::finish(&**disk, dir)?;
         let had_files = segment_bases(&**disk, dir)?;
-        let mut epochs = LeaderEpochs::load(&**disk, dir)?;
+        let mut epochs = match LeaderEpochs::load(&**disk, dir) {
+            Err(LogError::Malformed { path, .. }) => {
+                report.ignored.push(path);
+                LeaderEpochs::default()
+            }
+            loaded => loaded?,
+        };
+        let stored = epochs.clone();
         let recovered = Recovery::new(&open, &mut epochs, &mut report).run(had_files)?;
-        let Recovered { mut segments, mut active, end, is_recovered } = recovered;
+        let Recovered { mut segments, mut active, end } = recovered;
 
         let first_base = segments.first().map_or(active.shape.base_offset, |segment| segment.base_offset());
         let log_start = open.log_start.max(first_base);
@@ -144,10 +179,9 @@ impl Log {
             },
             _ => end,
         };
-        let stored = epochs.clone();
         epochs.truncate_from_end(end.offset);
         epochs.truncate_from_start(log_start);
-        if is_recovered || epochs != stored {
+        if epochs != stored {
             epochs.store(&**disk, dir)?;
         }
         let limits = Limits { log_start, end, flushed: end, high_watermark: end, last_stable: end };
@@ -170,6 +204,7 @@ impl Log {
             epochs,
             version: 0,
             last_snapshot: rebuilt.last_snapshot,
+            snapshot_position: (Offset(-1), 0),
             poisoned: None,
             outgoing: Outgoing::new(Arc::clone(disk), dir.clone()),
         };
@@ -267,6 +302,9 @@ pub(crate) fn read_failed(error: ReadError, dir: &Path) -> LogError {
     match error {
         ReadError::Io { path, source, .. } => LogError::Io { action: "read", path, source },
         ReadError::Corrupt { path, position, reason } => LogError::Corrupt { path, position, reason },
+        ReadError::Quarantined { path, range } => {
+            LogError::Corrupt { path, position: u64::from(range.position), reason: range.cause }
+        }
         ReadError::OffsetOutOfRange { offset, log_start, end } => {
             LogError::OffsetOutOfRange { path: dir.to_owned(), offset, low: log_start, high: end }
         }

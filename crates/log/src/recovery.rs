@@ -2,34 +2,33 @@
 //!
 //! After a clean stop the last segment is only walked by its headers from its last index
 //! entry. Otherwise every segment from the recovery point on is checked: structure, rising
-//! offsets, leader epochs against the checkpoint, CRCs. What is cut is told apart
-//! ([`crate::tail`]): zeros and torn writes go; a tail with valid batches behind an invalid
-//! one is kept aside. Index files are trusted up to the recovery point, where a batch
-//! header confirms their last entry, and written anew behind it.
+//! offsets, leader epochs against the checkpoint, CRCs; closed segments below it are not
+//! opened. What is cut is told apart ([`crate::tail`]): zeros and torn writes go; a tail with
+//! valid batches behind an invalid one is kept aside. Index files are trusted up to the
+//! recovery point, where a batch header confirms their last entry, and written anew behind it.
+//!
+//! Invariant: nothing below the recovery point is cut. What is corrupt there is stepped over
+//! and told; who reads it gets an error ([`crate::verify`]).
 
 use std::path::Path;
 use std::sync::Arc;
 
-use klamm_protocol::ids::Offset;
-use klamm_protocol::records::check_crc;
-
 use crate::active::ActiveSegment;
-use crate::disk::{DiskFile, OpenMode, read_full_at};
+use crate::disk::{DiskFile, OpenMode};
 use crate::entry::{Entry, SCAN_BUFFER_BYTES, Walk, WalkError};
 use crate::error::LogError;
-use crate::files::{self, INDEX, LOG, TIME_INDEX, TXN_INDEX};
+use crate::files::{self, INDEX, LEADER_EPOCH_CHECKPOINT, LOG, TIME_INDEX, TXN_INDEX};
 use crate::index::{OffsetEntry, OffsetIndex, TimeEntry, TimeIndex, decode_rising};
 use crate::leader_epochs::LeaderEpochs;
 use crate::limits::LogPosition;
 use crate::log::new_active;
 use crate::open::{
-    OpenLog, RecoveryReport, Tail, Truncation, closed_segment, remove_if_there, remove_segment,
+    CorruptPlace, OpenLog, RecoveryReport, Tail, Truncation, closed_segment, remove_if_there, remove_segment,
 };
 use crate::segment::{Segment, SegmentFile};
 use crate::tail;
+use klamm_protocol::ids::Offset;
 
-/// Bytes of entries of older formats that their own CRC does not cover.
-const LEGACY_CRC_START: usize = 16;
 /// The largest index file: room for every batch of a segment.
 const INDEX_BYTES_MAX: u64 = 1 << 30;
 
@@ -38,6 +37,8 @@ pub(crate) struct Recovery<'a> {
     epochs: &'a mut LeaderEpochs,
     /// Epochs are compared only with a checkpoint that was there.
     has_epochs: bool,
+    /// Durable batches that agree with that checkpoint, less those that contradict it.
+    epochs_right: i64,
     report: &'a mut RecoveryReport,
 }
 
@@ -46,8 +47,6 @@ pub(crate) struct Recovered {
     pub segments: Vec<Arc<Segment>>,
     pub active: ActiveSegment,
     pub end: LogPosition,
-    /// True if batches were checked rather than trusted.
-    pub is_recovered: bool,
 }
 
 /// How one segment is walked.
@@ -57,6 +56,8 @@ struct Walked {
     fault: Option<WalkError>,
     /// Bytes in the file, believed or not.
     len: u64,
+    /// The index files hold what is in memory.
+    has_indexes: bool,
 }
 
 impl<'a> Recovery<'a> {
@@ -66,7 +67,7 @@ impl<'a> Recovery<'a> {
         report: &'a mut RecoveryReport,
     ) -> Self {
         let has_epochs = epochs.latest().is_some();
-        Self { open, epochs, has_epochs, report }
+        Self { open, epochs, has_epochs, epochs_right: 0, report }
     }
 
     pub(crate) fn run(mut self, mut bases: Vec<(Offset, u32)>) -> Result<Recovered, LogError> {
@@ -80,7 +81,7 @@ impl<'a> Recovery<'a> {
         let Some((last, _)) = bases.last().copied() else {
             let active = new_active(disk, dir, *log_start, self.open.now)?;
             let end = LogPosition { offset: *log_start, segment_base: *log_start, position: 0 };
-            return Ok(Recovered { segments: Vec::new(), active, end, is_recovered: false });
+            return Ok(Recovered { segments: Vec::new(), active, end });
         };
         // The segment that holds the recovery point, and all behind it, are to be checked.
         let first_checked = if self.open.was_clean {
@@ -101,7 +102,9 @@ impl<'a> Recovery<'a> {
             }
             let is_last = base == last;
             let mut this = self.walk(base, !self.open.was_clean, is_last, expected)?;
-            if self.open.was_clean && this.fault.is_some() {
+            let point = self.open.recovery_point;
+            let is_as_left = point.0 == 0 || this.next_offset == point;
+            if self.open.was_clean && is_last && (this.fault.is_some() || !is_as_left) {
                 // The marker promised too much: look at all of it.
                 this = self.walk(base, true, is_last, expected)?;
             }
@@ -124,10 +127,27 @@ impl<'a> Recovery<'a> {
             break;
         }
         let mut walked = walked.expect("the last segment is always walked");
-        let is_recovered = !self.open.was_clean || !self.report.truncations.is_empty();
         let path = walked.active.segment.file().path().to_owned();
-        if is_recovered {
+        let point = self.open.recovery_point;
+        if walked.next_offset < point && walked.next_offset > *log_start {
+            let position = u64::from(walked.active.size);
+            let reason =
+                format!("the log ends at {}, though {point} was reached durably", walked.next_offset);
+            self.report.corrupt.push(CorruptPlace { path: path.clone(), position, reason });
+        }
+        // One batch may be wrong where others are not; a checkpoint is wrong for most of them.
+        if self.epochs_right < 0 {
+            *self.epochs = LeaderEpochs::default();
+            self.report.ignored.push(dir.join(LEADER_EPOCH_CHECKPOINT));
+        }
+        if !walked.has_indexes && !self.open.was_clean {
             walked.active.write_indexes(&**disk, dir).map_err(LogError::io("write the indexes in", dir))?;
+        }
+        // Nothing behind the recovery point: all of it is durable.
+        let is_recovered = walked.next_offset != point && !self.open.was_clean
+            || segments.last().is_some_and(|s| s.base_offset() >= first_checked)
+            || !self.report.truncations.is_empty();
+        if is_recovered {
             // What was only in the page cache becomes durable before anyone may read it.
             for segment in segments.iter().filter(|s| s.base_offset() >= first_checked) {
                 flush(segment)?;
@@ -140,7 +160,7 @@ impl<'a> Recovery<'a> {
             segment_base: walked.active.shape.base_offset,
             position: walked.active.size,
         };
-        Ok(Recovered { segments, active: walked.active, end, is_recovered })
+        Ok(Recovered { segments, active: walked.active, end })
     }
 
     /// Walks a segment from where its index can be trusted.
@@ -158,7 +178,8 @@ impl<'a> Recovery<'a> {
         let trust = if must_check { self.open.recovery_point } else { Offset(i64::MAX) };
         let (offsets, times, is_as_written) = self.trusted_indexes(base, &*file, len, trust)?;
         let start = offsets.last().map_or(0, |entry| entry.position);
-        let segment_file = SegmentFile::opened(Arc::clone(disk), path.clone(), Arc::clone(&file));
+        let segment_file =
+            SegmentFile::growing(Arc::clone(disk), path.clone(), Arc::clone(&file), size_of(len));
         let indexes = (OffsetIndex::in_memory(&offsets), TimeIndex::in_memory(&times));
         let max_timestamp = times.last().map_or(-1, |entry| entry.timestamp);
         let segment = Segment::active(disk, dir, Arc::new(segment_file), base, start, indexes, max_timestamp);
@@ -173,19 +194,56 @@ impl<'a> Recovery<'a> {
         let mut walk = Walk::new(&*file, u64::from(start), len, &mut buffer);
         let mut is_first = start > 0;
         let fault = loop {
-            let entry = match walk.next() {
-                Ok(Some(entry)) => entry,
+            let checked = match walk.next() {
+                Ok(Some(entry)) => {
+                    let expected = if is_first { entry.base_offset.max(base) } else { next_offset };
+                    let may_skip = is_first || !is_last || config.is_compacted || entry.position == 0;
+                    is_first = false;
+                    self.check(&walk, &entry, base, expected, must_check, may_skip)
+                        .map_err(|reason| WalkError::Invalid { position: u64::from(entry.position), reason })
+                        .map(|()| entry)
+                }
                 Ok(None) => break None,
                 Err(WalkError::Io { source, .. }) => return Err(LogError::io("read", &path)(source)),
-                Err(error) => break Some(error),
+                Err(error) => Err(error),
             };
-            let expected = if is_first { entry.base_offset.max(base) } else { next_offset };
-            let may_skip = is_first || !is_last || config.is_compacted || entry.position == 0;
-            is_first = false;
-            if let Err(reason) = self.check(&walk, &entry, base, expected, must_check, may_skip) {
-                break Some(WalkError::Invalid { position: u64::from(entry.position), reason });
+            let entry = match checked {
+                Ok(entry) => entry,
+                // Durable bytes are never cut: on with the next batch that is good.
+                Err(fault) if next_offset < self.open.recovery_point => {
+                    let place = CorruptPlace::of(&path, &fault);
+                    let at = place.position;
+                    let failed = LogError::io("read", &path);
+                    match tail::next_valid(&*file, at, len, next_offset).map_err(failed)? {
+                        Some(good) => {
+                            next_offset = good.base_offset;
+                            walk.jump_to(good.position);
+                            active.keep_up_to(good.position);
+                        }
+                        None if tail::is_zero(&*file, at, len).map_err(LogError::io("read", &path))? => {
+                            break Some(fault);
+                        }
+                        None => {
+                            if is_last {
+                                next_offset = self.open.recovery_point;
+                            }
+                            active.keep_up_to(size_of(len));
+                            self.report.corrupt.push(place);
+                            break None;
+                        }
+                    }
+                    self.report.corrupt.push(place);
+                    continue;
+                }
+                Err(fault) => break Some(fault),
+            };
+            let is_behind_point = entry.base_offset >= self.open.recovery_point;
+            if let Some(header) = entry.header.filter(|_| self.has_epochs && !is_behind_point) {
+                let known = self.epochs.epoch_for_offset(entry.base_offset);
+                self.epochs_right +=
+                    known.map_or(0, |known| if known == header.leader_epoch { 1 } else { -1 });
             }
-            if let Some(header) = entry.header.filter(|_| must_check)
+            if let Some(header) = entry.header.filter(|_| must_check && (is_behind_point || !self.has_epochs))
                 && self.epochs.latest().is_none_or(|latest| latest.leader_epoch < header.leader_epoch)
             {
                 self.epochs.assign(header.leader_epoch, entry.base_offset);
@@ -197,7 +255,7 @@ impl<'a> Recovery<'a> {
             next_offset = entry.next_offset();
         };
         active.segment.grow_to(active.size, active.max_timestamp());
-        Ok(Walked { active, next_offset, fault, len })
+        Ok(Walked { active, next_offset, fault, len, has_indexes: is_as_written })
     }
 
     /// What no header can say of itself.
@@ -219,6 +277,11 @@ impl<'a> Recovery<'a> {
         if !must_check {
             return Ok(());
         }
+        // The recovery point lies where a batch ended, and nothing was compacted around it.
+        let point = self.open.recovery_point;
+        if entry.position > 0 && expected < point && point <= entry.base_offset {
+            return Err(format!("offset {} where {expected} must follow", entry.base_offset));
+        }
         let is_behind_point = entry.base_offset >= self.open.recovery_point;
         if is_behind_point && !may_skip && entry.header.is_some() && entry.base_offset != expected {
             return Err(format!("offset {} where {expected} must follow", entry.base_offset));
@@ -232,16 +295,7 @@ impl<'a> Recovery<'a> {
                 ));
             }
         }
-        let is_intact = match walk.buffered_bytes(entry) {
-            Some(bytes) => has_right_crc(bytes, entry),
-            None => {
-                // The walk has seen that the file holds so many bytes.
-                let mut bytes = vec![0; entry.size_bytes as usize];
-                let read = read_full_at(walk.file(), &mut bytes, u64::from(entry.position))
-                    .map_err(|error| error.to_string())?;
-                read == bytes.len() && has_right_crc(&bytes, entry)
-            }
-        };
+        let is_intact = walk.is_intact(entry).map_err(|error| error.to_string())?;
         if is_intact { Ok(()) } else { Err("a wrong CRC".to_owned()) }
     }
 
@@ -255,15 +309,16 @@ impl<'a> Recovery<'a> {
             WalkError::Invalid { reason, .. } => reason.clone(),
             WalkError::Torn { .. } | WalkError::Io { .. } => "a batch that does not end".to_owned(),
         };
-        let tail = tail::examine(&**open, position, walked.len, walked.next_offset)
+        let tail = tail::examine(&*open, position, walked.len, walked.next_offset)
             .map_err(LogError::io("read", file.path()))?;
         let base = walked.active.shape.base_offset;
         let tail = match tail {
             tail::Kind::Zeros => Tail::Zeros,
-            tail::Kind::NothingValid => Tail::Torn(reason),
-            tail::Kind::ValidBehind => {
+            tail::Kind::NothingValid if !self.open.was_clean => Tail::Torn(reason),
+            // A clean stop tears nothing.
+            tail::Kind::NothingValid | tail::Kind::ValidBehind => {
                 let kept = files::segment_file(dir, base, &format!("{LOG}.corrupt-{position}"));
-                tail::copy(&**disk, &**open, position, walked.len, &kept)
+                tail::copy(&**disk, &*open, position, walked.len, &kept)
                     .map_err(LogError::io("keep a corrupt tail in", &kept))?;
                 disk.sync_dir(dir).map_err(LogError::io("sync", dir))?;
                 Tail::Corrupt { reason, kept }
@@ -313,7 +368,10 @@ impl<'a> Recovery<'a> {
         remove_if_there(&**disk, &files::segment_file(dir, base, TIME_INDEX))?;
         let mut walked = self.walk(base, false, false, base)?;
         if let Some(fault) = walked.fault {
-            return Err(fault.into_log_error(walked.active.segment.file().path()));
+            // Without an index every search begins at the segment's start; it is slow and right.
+            let place = CorruptPlace::of(walked.active.segment.file().path(), &fault);
+            self.report.corrupt.push(place);
+            return Ok(());
         }
         walked.active.finish(&**disk, dir).map_err(LogError::io("write the indexes in", dir))?;
         self.report.rebuilt_indexes.push(path);
@@ -375,11 +433,7 @@ fn entry_at(file: &dyn DiskFile, position: u32, len: u64) -> Option<Entry> {
     Walk::new(file, u64::from(position), len, &mut buffer).next().ok().flatten()
 }
 
-pub(crate) fn has_right_crc(bytes: &[u8], entry: &Entry) -> bool {
-    if entry.header.is_some() {
-        return check_crc(bytes);
-    }
-    let stored = u32::from_be_bytes(bytes[12..16].try_into().expect("an entry has its prefix"));
-    let computed = crc_fast::checksum(crc_fast::CrcAlgorithm::Crc32IsoHdlc, &bytes[LEGACY_CRC_START..]);
-    u64::from(stored) == computed
+/// A segment is never beyond 4 GiB: who lists them has looked.
+fn size_of(len: u64) -> u32 {
+    u32::try_from(len).unwrap_or(u32::MAX)
 }

@@ -16,10 +16,11 @@ use crate::entry::{Entry, SCAN_BUFFER_BYTES, Walk, WalkError};
 use crate::error::LogError;
 use crate::limits::LogPosition;
 use crate::marker::end_marker;
-use crate::open::{OpenLog, RecoveryReport, read_failed, remove_if_there};
+use crate::open::{CorruptPlace, OpenLog, RecoveryReport, read_failed, remove_if_there};
 use crate::producer::{EndMarker, ProducerState, is_expired, list_snapshots, read_snapshot, snapshot_path};
 use crate::segment::Segment;
 use crate::transaction_index::AbortedTransaction;
+use crate::verify::Corruption;
 use crate::view::{PartitionView, Segments};
 
 /// How far back batches are looked for; a producer whose last five batches lie further
@@ -35,8 +36,40 @@ pub(crate) struct Rebuilt {
     pub last_snapshot: Offset,
 }
 
-/// The producer state at the view's end.
+/// How often corruption in the way makes it begin anew, with the bad range left out.
+const ROUNDS_MAX: usize = 16;
+
+/// The producer state at the view's end. Corrupt batches on the way are quarantined and left out.
 pub(crate) fn rebuild(
+    open: &OpenLog,
+    view: &PartitionView,
+    report: &mut RecoveryReport,
+) -> Result<Rebuilt, LogError> {
+    for _ in 0..ROUNDS_MAX {
+        let (path, position, reason) = match rebuild_once(open, view, report) {
+            Err(LogError::Corrupt { path, position, reason }) => (path, position, reason),
+            rebuilt => return rebuilt,
+        };
+        let segments = view.segments();
+        let mut found = Vec::new();
+        if let Some(segment) = segments.iter().find(|segment| segment.file().path() == path) {
+            let at = u32::try_from(position).unwrap_or(u32::MAX - 1);
+            view.inspect(segment.base_offset(), &(at..at + 1), &mut found)
+                .map_err(|error| read_failed(error, &open.dir))?;
+        }
+        if found.is_empty() {
+            return Err(LogError::Corrupt { path, position, reason });
+        }
+        report.corrupt.extend(found.into_iter().map(|Corruption { path, range }| CorruptPlace {
+            path,
+            position: u64::from(range.position),
+            reason: range.cause,
+        }));
+    }
+    rebuild_once(open, view, report)
+}
+
+fn rebuild_once(
     open: &OpenLog,
     view: &PartitionView,
     report: &mut RecoveryReport,
@@ -191,7 +224,7 @@ fn walk_headers(
 ) -> Result<(), WalkError> {
     let file = segment.file().get().map_err(|source| WalkError::Io { position: u64::from(start), source })?;
     let mut buffer = vec![0; SCAN_BUFFER_BYTES];
-    let mut walk = Walk::new(&**file, u64::from(start), u64::from(limit), &mut buffer);
+    let mut walk = segment.walk(&*file, start, limit, &mut buffer);
     while let Some(entry) = walk.next()? {
         if let Some(header) = entry.header.filter(BatchHeader::has_producer_id) {
             each(&walk, &entry, &header)?;

@@ -4,38 +4,47 @@
 //! while readers use them. Whatever takes something away (roll, truncation, swap) publishes
 //! another [`Segment`]; two of them are the same only by pointer.
 //!
-//! Files of closed segments are opened when first read. Invariant: bytes below the size
-//! are whole batches and never change.
+//! Files are opened when they are needed and closed when nobody needed them for a while
+//! ([`crate::lazy_file`]). Invariant: bytes below the size are whole batches and never change;
+//! where the disk changed them all the same, [`crate::verify`] finds it and the range is
+//! quarantined.
 
 use std::io;
 use std::os::fd::BorrowedFd;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, AtomicU32, Ordering};
-use std::sync::{Arc, OnceLock};
 
 use klamm_protocol::ids::Offset;
 
+use crate::checked::{CheckedUnits, units_of};
 use crate::disk::{Disk, DiskFile, OpenMode, Residency};
 use crate::entry::{Entry, LOOKUP_BUFFER_BYTES, SCAN_BUFFER_BYTES, Walk, WalkError};
 use crate::files;
-use crate::index::{IndexFile, OffsetIndex, TimeIndex};
+use crate::index::{IndexFile, OffsetIndex, TimeEntry, TimeIndex};
+use crate::lazy_file::LazyFile;
+use crate::quarantine::{Quarantine, Quarantined};
 use crate::transaction_index::TransactionIndex;
 
 /// The largest timestamp of a closed segment that nobody has looked up yet.
 const TIMESTAMP_UNKNOWN: i64 = i64::MIN;
 
-/// A segment's file of batches; opened when first needed, closed when the last user lets go.
+/// A segment's file of batches, and what is known of its bytes.
 pub struct SegmentFile {
-    disk: Arc<dyn Disk>,
-    path: PathBuf,
-    opened: OnceLock<Arc<dyn DiskFile>>,
+    file: LazyFile,
+    pub(crate) checked: CheckedUnits,
+    pub(crate) quarantine: Quarantine,
 }
 
 /// A range of one segment's file: whole batches from its start; the last may be cut.
 #[derive(Clone)]
 pub struct FileRegion {
-    /// The file, open.
+    /// Whose bytes they are.
     pub file: Arc<SegmentFile>,
+    /// The file, open for as long as the region lives.
+    pub(crate) handle: Arc<dyn DiskFile>,
+    /// Where the search for the first batch began: from here on headers were believed.
+    pub(crate) searched_from: u32,
     /// Where the first batch begins.
     pub position: u64,
     /// How many bytes; 0 if the first batch does not fit what the reader allowed.
@@ -58,59 +67,96 @@ pub struct Segment {
 }
 
 impl SegmentFile {
+    /// A file whose bytes nobody has looked at.
     pub(crate) fn new(disk: Arc<dyn Disk>, path: PathBuf) -> Self {
-        Self { disk, path, opened: OnceLock::new() }
+        Self::with(LazyFile::new(disk, path, OpenMode::Write), CheckedUnits::of_foreign())
     }
 
-    pub(crate) fn opened(disk: Arc<dyn Disk>, path: PathBuf, file: Arc<dyn DiskFile>) -> Self {
-        Self { disk, path, opened: OnceLock::from(file) }
+    /// An open file that will grow, with `size_bytes` from an earlier process.
+    pub(crate) fn growing(
+        disk: Arc<dyn Disk>,
+        path: PathBuf,
+        file: Arc<dyn DiskFile>,
+        size_bytes: u32,
+    ) -> Self {
+        let file = LazyFile::new(disk, path, OpenMode::Write).with_open(file);
+        Self::with(file, CheckedUnits::of_file_with(size_bytes))
+    }
+
+    fn with(file: LazyFile, checked: CheckedUnits) -> Self {
+        Self { file, checked, quarantine: Quarantine::default() }
     }
 
     /// Its name when it was published; it may have another since.
     #[must_use]
     pub fn path(&self) -> &Path {
-        &self.path
+        self.file.path()
     }
 
     /// The open file.
-    pub fn get(&self) -> io::Result<&Arc<dyn DiskFile>> {
-        if let Some(file) = self.opened.get() {
-            return Ok(file);
-        }
-        // Written too: a recovered segment may become the active one.
-        let file = self.disk.open(&self.path, OpenMode::Write)?;
-        Ok(self.opened.get_or_init(|| file))
+    pub fn get(&self) -> io::Result<Arc<dyn DiskFile>> {
+        self.file.get()
     }
 
-    /// Reads at most `buf.len()` bytes; 0 at the end of the file.
-    pub fn read_at(&self, buf: &mut [u8], position: u64) -> io::Result<usize> {
-        self.get()?.read_at(buf, position)
-    }
-
-    /// The descriptor for sendfile; `None` where there is no real file, or it is not open yet.
+    /// What of it was found corrupt.
     #[must_use]
-    pub fn fd(&self) -> Option<BorrowedFd<'_>> {
-        self.opened.get()?.fd()
+    pub fn quarantined(&self) -> Vec<Quarantined> {
+        self.quarantine.ranges().map_or_else(Vec::new, |ranges| ranges.to_vec())
     }
 
-    /// Whether reading the range would go to the device.
-    #[must_use]
-    pub fn residency(&self, position: u64, len_bytes: u64) -> Residency {
-        self.opened.get().map_or(Residency::Unknown, |file| file.residency(position, len_bytes))
+    /// Closes the file if nobody asked for it since the last call; only if it is not dirty.
+    pub(crate) fn close_if_idle(&self) {
+        self.file.close_if_idle();
     }
 }
 
 impl std::fmt::Debug for FileRegion {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{}[{}; {}]", self.file.path.display(), self.position, self.len_bytes)
+        write!(f, "{}[{}; {}]", self.file.path().display(), self.position, self.len_bytes)
     }
 }
 
 impl FileRegion {
+    /// Reads at most `buf.len()` bytes; 0 at the end of the file.
+    pub fn read_at(&self, buf: &mut [u8], position: u64) -> io::Result<usize> {
+        self.handle.read_at(buf, position)
+    }
+
+    /// The descriptor for sendfile; `None` where there is no real file.
+    #[must_use]
+    pub fn fd(&self) -> Option<BorrowedFd<'_>> {
+        self.handle.fd()
+    }
+
+    /// Whether reading the region would go to the device.
+    #[must_use]
+    pub fn residency(&self) -> Residency {
+        self.handle.residency(self.position, u64::from(self.len_bytes))
+    }
+
+    /// True if this process wrote or checked all of it and nobody saw it cold since.
+    #[must_use]
+    pub fn is_checked(&self) -> bool {
+        let (start, end) = self.looked_at();
+        self.file.checked.covers(start, end)
+    }
+
+    /// The region lies cold: what it holds must be checked when it has been read.
+    pub fn forget_checked(&self) {
+        let (start, end) = self.looked_at();
+        self.file.checked.clear(units_of(start, end));
+    }
+
+    /// The bytes whose content decides what a reader of the region is told.
+    pub(crate) fn looked_at(&self) -> (u32, u32) {
+        let end = u32::try_from(self.position + u64::from(self.len_bytes)).unwrap_or(u32::MAX);
+        (self.searched_from, end)
+    }
+
     /// Reads the whole region: for readers that cannot send the file itself.
     pub fn read(&self) -> io::Result<Vec<u8>> {
         let mut bytes = vec![0; self.len_bytes as usize];
-        let count = crate::disk::read_full_at(&**self.file.get()?, &mut bytes, self.position)?;
+        let count = crate::disk::read_full_at(&*self.handle, &mut bytes, self.position)?;
         // A file that somebody cut must not read as zeros.
         if count < bytes.len() {
             return Err(io::Error::new(io::ErrorKind::UnexpectedEof, "the segment ends before the region"));
@@ -198,10 +244,9 @@ impl Segment {
         if known != TIMESTAMP_UNKNOWN {
             return Ok(known);
         }
-        let found = match self.time_index.last()? {
-            Some(entry) => entry.timestamp,
-            None => self.walked_max_timestamp()?,
-        };
+        let last = self.confirmed(self.time_index.last()?)?;
+        // The last entry of a whole index is the largest of all, and usually the last batch's.
+        let found = self.walked_max_timestamp(last)?;
         self.max_timestamp.store(found, Ordering::Release);
         Ok(found)
     }
@@ -213,8 +258,20 @@ impl Segment {
         if timestamp >= 0 {
             return Ok(Some(timestamp));
         }
-        let modified_ms = self.file.disk.metadata(&self.file.path)?.modified_ms;
+        let modified_ms = self.file.file.metadata()?.modified_ms;
         Ok((modified_ms > 0).then_some(modified_ms))
+    }
+
+    /// An entry of the time index, if the batch that it names has its timestamp: the file may
+    /// hold anything.
+    pub(crate) fn confirmed(&self, entry: Option<TimeEntry>) -> io::Result<Option<TimeEntry>> {
+        let Some(entry) = entry else { return Ok(None) };
+        let offset = Offset(self.base_offset.0 + i64::from(entry.relative_offset));
+        match self.locate(offset, self.size_bytes()) {
+            Ok(found) => Ok(found.filter(|found| found.max_timestamp == entry.timestamp).map(|_| entry)),
+            Err(WalkError::Io { source, .. }) => Err(source),
+            Err(_) => Ok(None),
+        }
     }
 
     pub(crate) fn grow_to(&self, size: u32, max_timestamp: i64) {
@@ -222,21 +279,47 @@ impl Segment {
         self.size_bytes.store(size, Ordering::Release);
     }
 
+    /// Closes the files that nobody used since the last call; the batches only if they are durable.
+    pub(crate) fn close_idle_files(&self, is_durable: bool) {
+        if is_durable {
+            self.file.close_if_idle();
+        }
+        self.offset_index.close_if_idle();
+        self.time_index.close_if_idle();
+    }
+
     /// The first entry below `limit` whose last offset is at or above `from`.
     pub(crate) fn locate(&self, from: Offset, limit: u32) -> Result<Option<Entry>, WalkError> {
+        Ok(self.search(from, limit)?.map(|(entry, _)| entry))
+    }
+
+    /// The same, and where the search for it began.
+    pub(crate) fn search(&self, from: Offset, limit: u32) -> Result<Option<(Entry, u32)>, WalkError> {
         let relative = u32::try_from((from.0 - self.base_offset.0).max(0)).unwrap_or(u32::MAX);
         let io = |source| WalkError::Io { position: 0, source };
         let proposed = self.offset_index.floor(relative).map_err(io)?.map_or(0, |entry| entry.position);
         if proposed > 0 && proposed < limit {
             match self.first_reaching(from, proposed, limit) {
                 // The index led past the place: it is wrong, and only a proposal.
-                Ok(Some((entry, true))) if entry.base_offset > from => {}
-                Ok(found) => return Ok(found.map(|(entry, _)| entry)),
+                Ok(Some(entry)) if entry.position == proposed && entry.base_offset > from => {}
+                Ok(found) => return Ok(found.map(|entry| (entry, proposed))),
                 Err(error @ WalkError::Io { .. }) => return Err(error),
                 Err(_) => {}
             }
         }
-        Ok(self.first_reaching(from, 0, limit)?.map(|(entry, _)| entry))
+        Ok(self.first_reaching(from, 0, limit)?.map(|entry| (entry, 0)))
+    }
+
+    /// A walk that steps over what is quarantined.
+    pub(crate) fn walk<'a>(
+        &self,
+        file: &'a dyn DiskFile,
+        start: u32,
+        limit: u32,
+        buffer: &'a mut [u8],
+    ) -> Walk<'a> {
+        let ranges = self.file.quarantine.ranges();
+        Walk::new(file, u64::from(start), u64::from(limit), buffer).skipping(ranges)
     }
 
     /// The entry that begins at `position` or is the first behind it, below `limit`.
@@ -246,7 +329,7 @@ impl Segment {
             self.offset_index.floor_by_position(position).map_err(io)?.map_or(0, |entry| entry.position);
         let file = self.file.get().map_err(io)?;
         let mut buffer = [0; LOOKUP_BUFFER_BYTES];
-        let mut walk = Walk::new(&**file, u64::from(start), u64::from(limit), &mut buffer);
+        let mut walk = self.walk(&*file, start, limit, &mut buffer);
         while let Some(entry) = walk.next()? {
             if entry.position >= position {
                 return Ok(Some(entry));
@@ -255,34 +338,34 @@ impl Segment {
         Ok(None)
     }
 
-    /// The entry found, and whether it is the very one at `start`.
-    fn first_reaching(
-        &self,
-        from: Offset,
-        start: u32,
-        limit: u32,
-    ) -> Result<Option<(Entry, bool)>, WalkError> {
+    fn first_reaching(&self, from: Offset, start: u32, limit: u32) -> Result<Option<Entry>, WalkError> {
         let file = self.file.get().map_err(|source| WalkError::Io { position: 0, source })?;
         let mut buffer = [0; LOOKUP_BUFFER_BYTES];
-        let mut walk = Walk::new(&**file, u64::from(start), u64::from(limit), &mut buffer);
+        let mut walk = self.walk(&*file, start, limit, &mut buffer);
         while let Some(entry) = walk.next()? {
             if entry.last_offset >= from {
-                return Ok(Some((entry, entry.position == start)));
+                return Ok(Some(entry));
             }
         }
         Ok(None)
     }
 
-    fn walked_max_timestamp(&self) -> io::Result<i64> {
+    /// The largest timestamp from the batch of an entry on, which has the largest one before it.
+    fn walked_max_timestamp(&self, from: Option<TimeEntry>) -> io::Result<i64> {
+        let relative = from.map_or(0, |entry| entry.relative_offset);
+        let start = self.offset_index.floor(relative)?.map_or(0, |entry| entry.position);
+        let mut found = from.map_or(-1, |entry| entry.timestamp);
+        let start = if from.is_some() { start } else { 0 };
         let mut buffer = vec![0; SCAN_BUFFER_BYTES];
         let file = self.file.get()?;
-        let mut walk = Walk::new(&**file, 0, u64::from(self.size_bytes()), &mut buffer);
-        let mut found = -1;
+        let mut walk = self.walk(&*file, start, self.size_bytes(), &mut buffer);
         loop {
             match walk.next() {
                 Ok(Some(entry)) => found = entry.max_timestamp.max(found),
                 Ok(None) => return Ok(found),
                 Err(WalkError::Io { source, .. }) => return Err(source),
+                // A wrong offset index led between batches.
+                Err(_) if start > 0 => return self.walked_max_timestamp(None),
                 Err(_) => return Err(io::ErrorKind::InvalidData.into()),
             }
         }

@@ -12,8 +12,7 @@ use klamm_protocol::ids::Offset;
 use klamm_protocol::records::BATCH_HEADER_BYTES;
 
 use crate::disk::{Disk, DiskFile, OpenMode, read_full_at, write_all_at};
-use crate::entry::Entry;
-use crate::recovery::has_right_crc;
+use crate::entry::{Entry, is_intact};
 
 const CHUNK_BYTES: usize = 1 << 20;
 /// Offsets of batches behind the fault lie within so many of what was expected there.
@@ -33,6 +32,46 @@ pub enum Kind {
 /// Looks through the bytes from `position` to `len`, where a batch with an offset of at
 /// least `expected` should begin but does not.
 pub fn examine(file: &dyn DiskFile, position: u64, len: u64, expected: Offset) -> io::Result<Kind> {
+    let (is_zero, found) = look_through(file, position, len, expected)?;
+    Ok(match found {
+        Some(_) => Kind::ValidBehind,
+        None if is_zero => Kind::Zeros,
+        None => Kind::NothingValid,
+    })
+}
+
+/// True if there is nothing but zeros from `position` to `len`.
+pub(crate) fn is_zero(file: &dyn DiskFile, position: u64, len: u64) -> io::Result<bool> {
+    let mut chunk = vec![0; CHUNK_BYTES];
+    let mut at = position;
+    while at < len {
+        let wanted = ((len - at) as usize).min(CHUNK_BYTES);
+        let read = read_full_at(file, &mut chunk[..wanted], at)?;
+        if read == 0 || chunk[..read].iter().any(|byte| *byte != 0) {
+            return Ok(read == 0);
+        }
+        at += read as u64;
+    }
+    Ok(true)
+}
+
+/// The first valid batch behind `position`, with an offset of at least `expected`.
+pub(crate) fn next_valid(
+    file: &dyn DiskFile,
+    position: u64,
+    len: u64,
+    expected: Offset,
+) -> io::Result<Option<Entry>> {
+    Ok(look_through(file, position, len, expected)?.1)
+}
+
+/// Whether all up to the valid batch that was found is zero, and that batch.
+fn look_through(
+    file: &dyn DiskFile,
+    position: u64,
+    len: u64,
+    expected: Offset,
+) -> io::Result<(bool, Option<Entry>)> {
     let mut is_zero = true;
     let mut at = position;
     let mut chunk = vec![0; CHUNK_BYTES + BATCH_HEADER_BYTES];
@@ -48,15 +87,15 @@ pub fn examine(file: &dyn DiskFile, position: u64, len: u64, expected: Offset) -
                 // The bad batch itself begins at `position`.
                 if at + start as u64 > position
                     && begins_batch(&bytes[start..])
-                    && is_valid_at(file, at + start as u64, len, expected)?
+                    && let Some(entry) = valid_at(file, at + start as u64, len, expected)?
                 {
-                    return Ok(Kind::ValidBehind);
+                    return Ok((is_zero, Some(entry)));
                 }
             }
         }
         at += CHUNK_BYTES as u64;
     }
-    Ok(if is_zero { Kind::Zeros } else { Kind::NothingValid })
+    Ok((is_zero, None))
 }
 
 /// Copies the bytes from `position` to `len` into a file of their own, durably.
@@ -93,18 +132,21 @@ fn begins_batch(bytes: &[u8]) -> bool {
         && bytes[8] & 0x80 == 0
 }
 
-fn is_valid_at(file: &dyn DiskFile, position: u64, len: u64, expected: Offset) -> io::Result<bool> {
+/// The batch that begins at a position, if one does.
+pub(crate) fn valid_at(
+    file: &dyn DiskFile,
+    position: u64,
+    len: u64,
+    expected: Offset,
+) -> io::Result<Option<Entry>> {
     let mut head = [0; BATCH_HEADER_BYTES];
     if read_full_at(file, &mut head, position)? < head.len() {
-        return Ok(false);
+        return Ok(None);
     }
-    let Ok(entry) = Entry::parse(&head, position, len - position) else { return Ok(false) };
+    let Ok(entry) = Entry::parse(&head, position, len - position) else { return Ok(None) };
     let ahead = entry.base_offset.0.saturating_sub(expected.0);
-    if entry.header.is_none() || !(0..OFFSETS_AHEAD_MAX).contains(&ahead) {
-        return Ok(false);
+    if !(0..OFFSETS_AHEAD_MAX).contains(&ahead) {
+        return Ok(None);
     }
-    // `parse` has seen that the file holds so many bytes.
-    let mut bytes = vec![0; entry.size_bytes as usize];
-    let read = read_full_at(file, &mut bytes, position)?;
-    Ok(read == bytes.len() && has_right_crc(&bytes, &entry))
+    Ok(is_intact(file, &entry)?.then_some(entry))
 }

@@ -83,7 +83,7 @@ fn search(
 ) -> Result<Option<TimestampOffset>, WalkError> {
     let io = |source| WalkError::Io { position: 0, source };
     // Up to the floor's batch every timestamp is at most the floor's.
-    let known = segment.time_index.floor(timestamp).map_err(io)?;
+    let known = segment.time_index.floor(timestamp).and_then(|entry| segment.confirmed(entry)).map_err(io)?;
     let relative = known.map_or(0, |entry| entry.relative_offset);
     let start = segment.offset_index.floor(relative).map_err(io)?.map_or(0, |entry| entry.position);
     let found = search_from(segment, timestamp, from, start, limit);
@@ -105,7 +105,7 @@ fn search_from(
 ) -> Result<Option<TimestampOffset>, WalkError> {
     let file = segment.file().get().map_err(|source| WalkError::Io { position: 0, source })?;
     let mut buffer = vec![0; SCAN_BUFFER_BYTES.min(limit as usize).max(BATCH_HEADER_BYTES)];
-    let mut walk = Walk::new(&**file, u64::from(start), u64::from(limit), &mut buffer);
+    let mut walk = segment.walk(&*file, start, limit, &mut buffer);
     let mut before = segment.base_offset();
     while let Some(entry) = walk.next()? {
         if entry.max_timestamp >= timestamp && entry.last_offset >= from {
@@ -137,6 +137,9 @@ fn first_record(
 ) -> Result<Option<TimestampOffset>, WalkError> {
     let position = u64::from(entry.position);
     let invalid = |reason: String| WalkError::Invalid { position, reason };
+    if !walk.is_intact(entry).map_err(|source| WalkError::Io { position, source })? {
+        return Err(invalid("a wrong CRC".to_owned()));
+    }
     let batch = match walk.buffered_bytes(entry) {
         Some(bytes) => Bytes::copy_from_slice(bytes),
         None => {

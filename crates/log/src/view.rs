@@ -20,6 +20,7 @@ use crate::flush::FlushState;
 use crate::leader_epochs::LeaderEpochs;
 use crate::limits::{Limits, LimitsCell, LogPosition};
 use crate::producer::UnstableTransaction;
+use crate::quarantine::Quarantined;
 use crate::retention::{Bounds, HeadCut, RetentionLimits, SegmentFacts, decide};
 use crate::segment::{FileRegion, Segment};
 use crate::transaction_index::AbortedTransaction;
@@ -145,8 +146,13 @@ impl PartitionView {
         max_bytes: u32,
         at_least_one: bool,
     ) -> Result<Option<FileRegion>, ReadError> {
-        let found = self.find(from, up_to)?;
-        Ok(found.map(|(segment, entry, limit)| {
+        let Some(Found { segment, entry, limit, searched_from }) = self.find(from, up_to)? else {
+            return Ok(None);
+        };
+        let file = Arc::clone(segment.file());
+        let handle = file.get().map_err(|source| io_error(&segment, source))?;
+        let limit = file.quarantine.behind(entry.position).map_or(limit, |start| start.min(limit));
+        Ok(Some({
             let len = (limit - entry.position).min(max_bytes);
             let len_bytes = match entry.size_bytes {
                 size if size <= len => len,
@@ -154,7 +160,9 @@ impl PartitionView {
                 _ => 0,
             };
             FileRegion {
-                file: Arc::clone(segment.file()),
+                file,
+                handle,
+                searched_from,
                 position: u64::from(entry.position),
                 len_bytes,
                 segment_base: segment.base_offset(),
@@ -167,7 +175,7 @@ impl PartitionView {
     pub fn position_of(&self, offset: Offset) -> Result<LogPosition, ReadError> {
         let end = self.limits().end;
         Ok(match self.find(offset, end)? {
-            Some((segment, entry, _)) => LogPosition {
+            Some(Found { segment, entry, .. }) => LogPosition {
                 offset: entry.base_offset,
                 segment_base: segment.base_offset(),
                 position: entry.position,
@@ -332,11 +340,7 @@ impl PartitionView {
         }
     }
 
-    fn find(
-        &self,
-        from: Offset,
-        up_to: LogPosition,
-    ) -> Result<Option<(Arc<Segment>, Entry, u32)>, ReadError> {
+    fn find(&self, from: Offset, up_to: LogPosition) -> Result<Option<Found>, ReadError> {
         let mut looks = 0;
         loop {
             let generation = self.generation();
@@ -354,12 +358,14 @@ impl PartitionView {
                 return Ok(None);
             }
             match find_in(&segments, from, up_to) {
+                Ok(Some(found)) if !self.is_current(&found.segment) && looks < LOOKS_MAX => looks += 1,
                 Ok(found) => return Ok(found),
-                Err((segment, error)) => {
+                Err((segment, Lost::Quarantined(range))) => {
+                    return Err(ReadError::Quarantined { path: segment.file().path().to_owned(), range });
+                }
+                Err((segment, Lost::Walk(error))) => {
                     looks += 1;
-                    let now = self.segments.load();
-                    let is_current = now.iter().any(|other| Arc::ptr_eq(other, &segment));
-                    if is_current && generation == self.generation() {
+                    if self.is_current(&segment) && generation == self.generation() {
                         return Err(error.into_read_error(segment.file().path()));
                     }
                     if looks == LOOKS_MAX {
@@ -368,6 +374,14 @@ impl PartitionView {
                 }
             }
         }
+    }
+
+    /// False once the segment's name may belong to another file: what was opened by that name
+    /// meanwhile is not to be believed.
+    pub(crate) fn is_current(&self, segment: &Segment) -> bool {
+        let segments = self.segments.load();
+        let now = segments.get(segments.floor(segment.base_offset()));
+        now.is_some_and(|now| Arc::ptr_eq(now.file(), segment.file()))
     }
 
     /// The offset of the first batch behind a region.
@@ -383,6 +397,7 @@ impl PartitionView {
             return Ok(up_to.offset);
         }
         let end = u32::try_from(region.position + u64::from(region.len_bytes)).unwrap_or(u32::MAX);
+        // Up to the far side of what cannot be read: a transaction too many is none too few.
         let found = segment
             .first_at_or_behind(end, limit_in(segment, up_to))
             .map_err(|error| error.into_read_error(segment.file().path()))?;
@@ -403,23 +418,42 @@ pub(crate) fn limit_in(segment: &Segment, up_to: LogPosition) -> u32 {
     }
 }
 
-type Found = Option<(Arc<Segment>, Entry, u32)>;
+/// The batch that contains an offset.
+struct Found {
+    segment: Arc<Segment>,
+    entry: Entry,
+    /// How far the segment may be read.
+    limit: u32,
+    searched_from: u32,
+}
+
+/// Why a batch was not found.
+enum Lost {
+    Walk(WalkError),
+    Quarantined(Quarantined),
+}
 
 fn find_in(
     segments: &Segments,
     from: Offset,
     up_to: LogPosition,
-) -> Result<Found, (Arc<Segment>, WalkError)> {
+) -> Result<Option<Found>, (Arc<Segment>, Lost)> {
     // Compaction may have emptied the end of a segment: then the next one has the answer.
     for segment in &segments[segments.floor(from)..] {
         let limit = limit_in(segment, up_to);
         if limit == 0 && segment.base_offset() >= up_to.segment_base {
             break;
         }
-        match segment.locate(from, limit) {
-            Ok(Some(entry)) => return Ok(Some((Arc::clone(segment), entry, limit))),
+        let lost = |lost| (Arc::clone(segment), lost);
+        if let Some(range) = segment.file().quarantine.at_offset(from) {
+            return Err(lost(Lost::Quarantined(range)));
+        }
+        match segment.search(from, limit) {
+            Ok(Some((entry, searched_from))) => {
+                return Ok(Some(Found { segment: Arc::clone(segment), entry, limit, searched_from }));
+            }
             Ok(None) => {}
-            Err(error) => return Err((Arc::clone(segment), error)),
+            Err(error) => return Err(lost(Lost::Walk(error))),
         }
     }
     Ok(None)

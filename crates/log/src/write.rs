@@ -65,7 +65,7 @@ impl Log {
             slices.push(IoSlice::new(&batch.head));
             slices.push(IoSlice::new(&batch.bytes[BATCH_HEADER_BYTES..]));
         }
-        if let Err(error) = write_all_vectored_at(&**open, &mut slices, u64::from(position)) {
+        if let Err(error) = write_all_vectored_at(&*open, &mut slices, u64::from(position)) {
             if let Err(repair) = open.set_len(u64::from(position)) {
                 self.poison(format!("a failed write ({error}) whose tail could not be cut ({repair})"));
             }
@@ -98,6 +98,7 @@ impl Log {
                 base_offset: header.base_offset,
                 last_offset: header.last_offset(),
                 max_timestamp: header.max_timestamp,
+                crc: header.crc,
                 header: Some(*header),
             };
             self.active.add(&self.config, &entry);

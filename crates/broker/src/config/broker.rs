@@ -50,6 +50,8 @@ pub struct BrokerConfig {
     pub queued_max_request_bytes: i64,
     /// `fetch.max.bytes`: the largest fetch response.
     pub fetch_max_bytes: i32,
+    /// `klamm.fetch.check.crcs`.
+    pub fetch_check_crcs: FetchCheckCrcs,
     /// `max.incremental.fetch.session.cache.slots`.
     pub max_incremental_fetch_session_cache_slots: i32,
     /// `metadata.log.max.record.bytes.between.snapshots`.
@@ -68,6 +70,15 @@ pub struct BrokerConfig {
     pub share_coordinator_state_topic: InternalTopicConfig,
     /// What was given, as text; dynamic layers are added while running.
     pub layers: ConfigLayers,
+}
+
+/// When batches that were checked before are checked again before they are sent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum FetchCheckCrcs {
+    /// Once they were seen cold: what comes from the disk again may have changed there.
+    Cold,
+    /// Each time.
+    Always,
 }
 
 /// The shape of an internal topic. Factors default to 1, as suits one node.
@@ -127,6 +138,10 @@ impl BrokerConfig {
                 &mut warnings,
             )?,
             fetch_max_bytes: read.int("fetch.max.bytes"),
+            fetch_check_crcs: match read.text("klamm.fetch.check.crcs").as_deref() {
+                Some("always") => FetchCheckCrcs::Always,
+                _ => FetchCheckCrcs::Cold,
+            },
             max_incremental_fetch_session_cache_slots: read.int("max.incremental.fetch.session.cache.slots"),
             metadata_snapshot_after_bytes: u64::try_from(
                 read.long("metadata.log.max.record.bytes.between.snapshots"),

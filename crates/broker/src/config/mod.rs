@@ -14,7 +14,7 @@ mod sources;
 mod page;
 
 pub use self::{
-    broker::{BrokerConfig, InternalTopicConfig},
+    broker::{BrokerConfig, FetchCheckCrcs, InternalTopicConfig},
     listeners::{HostPort, Listener},
     load::{ConfigProblem, ConfigProblems, Loaded, load},
     properties::{MalformedEscape, Property, parse_properties},

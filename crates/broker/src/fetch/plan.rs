@@ -1,16 +1,18 @@
 //! What one fetch request reads: partition by partition, within its limits.
 //!
-//! Reading finds regions of segment files; it copies nothing. What it deliberately does
-//! not do: wait (that is the handler's), or decode records.
+//! Reading finds regions of segment files; it copies nothing. What lies cold, or came from
+//! the disk and was not checked since, is left to [`read_from_disk`], which may block. What it
+//! deliberately does not do: wait (that is the handler's), or decode records.
 //!
 //! **Invariants:** limits are loaded before segments; nothing above the limit of the
 //! isolation level is returned; the first partition with records gives at least one
-//! whole batch, however small the limits.
+//! whole batch, however small the limits; a region that is answered was written or
+//! checked by this process since it was last seen cold.
 
 use std::sync::Arc;
 
 use klamm_log::disk::Residency;
-use klamm_log::{EpochEnd, FileRegion, Limits, ReadError};
+use klamm_log::{Corruption, EpochEnd, FileRegion, Limits, LogPosition, ReadError};
 use klamm_protocol::error_code::ErrorCode;
 use klamm_protocol::ids::{LeaderEpoch, Offset};
 
@@ -21,6 +23,9 @@ use crate::partition::registry::{Missing, TopicIndex};
 /// Regions up to this size are copied into the response: one system call less than sendfile
 /// (measured: sendfile pays from about 16 KiB).
 pub(crate) const COPY_BYTES_MAX: u32 = 16 * 1024;
+/// Up to so much of a request that lies in memory unchecked is checked on this thread: 1 MiB takes
+/// about as long as sending it (0.1 ms).
+const CHECK_HERE_BYTES_MAX: u64 = 1024 * 1024;
 /// This close to the end of the log a region was just written and is taken to be in memory.
 const RECENT_BYTES: u64 = 8 * 1024 * 1024;
 
@@ -41,6 +46,8 @@ pub(crate) struct ReadLimits {
     pub(crate) isolation: Isolation,
     pub(crate) bytes_max: u64,
     pub(crate) uses_topic_ids: bool,
+    /// `klamm.fetch.check.crcs=always`: also what was checked before.
+    pub(crate) checks_always: bool,
 }
 
 /// What one partition gave.
@@ -55,7 +62,7 @@ pub(crate) struct PartitionRead {
 }
 
 /// What a request's partitions gave, in their order.
-#[derive(Debug, Default)]
+#[derive(Default)]
 pub(crate) struct ReadResult {
     pub(crate) partitions: Vec<PartitionRead>,
     pub(crate) bytes: u64,
@@ -64,8 +71,20 @@ pub(crate) struct ReadResult {
     /// Partitions that are not here. They alone hurry nobody, or a consumer with a deleted topic
     /// in its assignment would ask in a loop (as in Kafka).
     pub(crate) unknown_count: usize,
-    /// Some region must come from the disk.
-    pub(crate) has_cold: bool,
+    /// What must come from the disk, or be checked, before it is answered.
+    pub(crate) from_disk: Vec<FromDisk>,
+}
+
+/// A partition that is to be read where that may block.
+#[derive(Clone)]
+pub(crate) struct FromDisk {
+    /// Its place in the request.
+    pub(crate) place: usize,
+    partition: Arc<Partition>,
+    want: FetchWanted,
+    isolation: Isolation,
+    bytes_left: u64,
+    at_least_one: bool,
 }
 
 /// The partition that a key names.
@@ -93,16 +112,39 @@ pub(crate) fn read_all(
 ) -> ReadResult {
     let mut result = ReadResult { partitions: Vec::with_capacity(wanted.len()), ..Default::default() };
     let mut bytes_left = limits.bytes_max;
-    for (key, want) in wanted {
-        let read = match find(index, key, limits.uses_topic_ids) {
-            Ok(partition) => read_one(&partition, want, limits.isolation, bytes_left, result.bytes == 0),
-            Err(error) => failed(error, None),
+    let mut check_bytes_left = CHECK_HERE_BYTES_MAX;
+    for (place, (key, want)) in wanted.iter().enumerate() {
+        let found = find(index, key, limits.uses_topic_ids);
+        let at_least_one = result.bytes == 0;
+        let read = match &found {
+            Ok(partition) => read_one(partition, want, limits.isolation, bytes_left, at_least_one, look),
+            Err(error) => Ok(failed(*error, None)),
         };
+        let (read, is_ready) = match read {
+            Ok(read) => {
+                let is_ready = match (&read.region, &found) {
+                    (Some(region), Ok(partition)) => {
+                        let always = limits.checks_always;
+                        is_ready(partition, region, read.limits.as_ref(), always, &mut check_bytes_left)
+                    }
+                    _ => true,
+                };
+                (read, is_ready)
+            }
+            // Something is wrong on the disk: looking for it may take a while, waiting is over.
+            Err(MustLook) => {
+                result.is_urgent = true;
+                (failed(ErrorCode::None, None), false)
+            }
+        };
+        if let (false, Ok(partition)) = (is_ready, found) {
+            let (want, isolation) = (want.clone(), limits.isolation);
+            result.from_disk.push(FromDisk { place, partition, want, isolation, bytes_left, at_least_one });
+        }
         if let Some(region) = &read.region {
             let len = u64::from(region.len_bytes);
             result.bytes += len;
             bytes_left = bytes_left.saturating_sub(len);
-            result.has_cold |= is_cold(region, read.limits.as_ref());
         }
         let is_unknown = matches!(read.error, ErrorCode::UnknownTopicOrPartition | ErrorCode::UnknownTopicId);
         result.unknown_count += usize::from(is_unknown);
@@ -112,15 +154,60 @@ pub(crate) fn read_all(
     result
 }
 
+/// Reads what [`read_all`] left over, checks all of it, and tells the log of what is corrupt. Blocks.
+pub(crate) fn read_from_disk(left: &[FromDisk]) -> Vec<(usize, PartitionRead)> {
+    let read = |one: &FromDisk| {
+        let mut found = Vec::new();
+        let read = read_one(
+            &one.partition,
+            &one.want,
+            one.isolation,
+            one.bytes_left,
+            one.at_least_one,
+            |partition, from, up_to, bytes_max, at_least_one| {
+                partition.view.read_checked(from, up_to, bytes_max, at_least_one, &mut found)
+            },
+        );
+        found.iter().for_each(|corruption| report(&one.partition, corruption));
+        // Looked for and not found: as unreadable as before.
+        let read = read.unwrap_or_else(|MustLook| failed(ErrorCode::KafkaStorageError, None));
+        (one.place, read)
+    };
+    left.iter().map(read).collect()
+}
+
+fn report(partition: &Partition, Corruption { path, range }: &Corruption) {
+    tracing::error!(
+        topic = %partition.topic, partition = %partition.index, path = %path.display(),
+        position = range.position, len_bytes = range.len_bytes(), offset = %range.offset,
+        readable_from = %range.end_offset, cause = range.cause,
+        "corrupt: these offsets are answered with CORRUPT_MESSAGE; seek behind them, or restore the file"
+    );
+}
+
+/// The disk must be looked at where that may block: batches are not where they should be.
+struct MustLook;
+
+fn look(
+    partition: &Partition,
+    from: Offset,
+    up_to: LogPosition,
+    bytes_max: u32,
+    at_least_one: bool,
+) -> Result<Option<FileRegion>, ReadError> {
+    partition.view.read(from, up_to, bytes_max, at_least_one)
+}
+
 fn read_one(
     partition: &Partition,
     want: &FetchWanted,
     isolation: Isolation,
     bytes_left: u64,
     at_least_one: bool,
-) -> PartitionRead {
+    by: impl FnOnce(&Partition, Offset, LogPosition, u32, bool) -> Result<Option<FileRegion>, ReadError>,
+) -> Result<PartitionRead, MustLook> {
     if let Err(error) = check_leader_epoch(partition, want.current_leader_epoch) {
-        return failed(error, None);
+        return Ok(failed(error, None));
     }
     let limits = partition.view.limits();
     let mut read = PartitionRead {
@@ -133,11 +220,11 @@ fn read_one(
     if want.last_fetched_epoch >= 0 {
         let known = partition.view.end_offset_for_epoch(LeaderEpoch(want.last_fetched_epoch));
         if known.leader_epoch.0 < 0 || known.end_offset.0 < 0 {
-            return failed(ErrorCode::OffsetOutOfRange, None);
+            return Ok(failed(ErrorCode::OffsetOutOfRange, None));
         }
         if known.leader_epoch.0 < want.last_fetched_epoch || known.end_offset.0 < want.fetch_offset {
             read.diverging = Some(known);
-            return read;
+            return Ok(read);
         }
     }
     let up_to = match isolation {
@@ -149,27 +236,29 @@ fn read_one(
     let bytes_max = u64::try_from(want.bytes_max).unwrap_or(0).min(bytes_left);
     let bytes_max = u32::try_from(bytes_max).unwrap_or(u32::MAX);
     if want.fetch_offset < 0 {
-        return failed(ErrorCode::OffsetOutOfRange, None);
+        return Ok(failed(ErrorCode::OffsetOutOfRange, None));
     }
     let from = Offset(want.fetch_offset);
-    match partition.view.read(from, up_to, bytes_max, at_least_one) {
+    match by(partition, from, up_to, bytes_max, at_least_one) {
         // A region of no bytes: the first batch exceeds what is left, and others were found before.
         Ok(region) => read.region = region.filter(|region| region.len_bytes > 0),
+        Err(ReadError::Corrupt { .. }) => return Err(MustLook),
         Err(error) => {
             let code = error_code(&error);
             if code == ErrorCode::KafkaStorageError {
                 tracing::error!(topic = %partition.topic, partition = %partition.index, %error, "cannot read");
             }
-            return failed(code, Some(limits).filter(|_| code != ErrorCode::OffsetOutOfRange));
+            return Ok(failed(code, Some(limits).filter(|_| code != ErrorCode::OffsetOutOfRange)));
         }
     }
     if let (Some(aborted), Some(region)) = (&mut read.aborted, &read.region) {
         match partition.view.aborted_transactions(from, region, up_to) {
             Ok(found) => *aborted = found.iter().map(|txn| (txn.producer_id.0, txn.first_offset.0)).collect(),
-            Err(error) => return failed(error_code(&error), Some(limits)),
+            Err(ReadError::Corrupt { .. }) => return Err(MustLook),
+            Err(error) => return Ok(failed(error_code(&error), Some(limits))),
         }
     }
-    read
+    Ok(read)
 }
 
 /// Fences a client that knows another leader epoch than this broker leads in (KIP-320).
@@ -187,19 +276,46 @@ fn failed(error: ErrorCode, limits: Option<Limits>) -> PartitionRead {
     PartitionRead { error, limits, region: None, aborted: None, diverging: None }
 }
 
-fn is_cold(region: &FileRegion, limits: Option<&Limits>) -> bool {
+/// True if the region may be answered as it is: in memory, and checked.
+fn is_ready(
+    partition: &Partition,
+    region: &FileRegion,
+    limits: Option<&Limits>,
+    checks_always: bool,
+    check_bytes_left: &mut u64,
+) -> bool {
     let is_recent = limits.is_some_and(|limits| {
         limits.end.segment_base == region.segment_base
             && u64::from(limits.end.position).saturating_sub(region.position) <= RECENT_BYTES
     });
-    !is_recent && region.file.residency(region.position, u64::from(region.len_bytes)) == Residency::Cold
+    let is_checked = region.is_checked() && !checks_always;
+    if is_recent && is_checked {
+        return true;
+    }
+    let len = u64::from(region.len_bytes);
+    match region.residency() {
+        Residency::Cold => {
+            region.forget_checked();
+            false
+        }
+        _ if is_checked => true,
+        Residency::Hot if len <= *check_bytes_left => {
+            *check_bytes_left -= len;
+            if checks_always {
+                region.forget_checked();
+            }
+            partition.view.check(region)
+        }
+        Residency::Hot | Residency::Unknown => false,
+    }
 }
 
 fn error_code(error: &ReadError) -> ErrorCode {
     match error {
         ReadError::OffsetOutOfRange { .. } => ErrorCode::OffsetOutOfRange,
         ReadError::Io { .. } => ErrorCode::KafkaStorageError,
-        ReadError::Corrupt { .. } => ErrorCode::KafkaStorageError,
+        // Clients stop at it and say so; a storage error they would ask again, silently and for ever.
+        ReadError::Corrupt { .. } | ReadError::Quarantined { .. } => ErrorCode::CorruptMessage,
         ReadError::Truncated { .. } => ErrorCode::OffsetNotAvailable,
     }
 }

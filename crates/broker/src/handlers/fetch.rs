@@ -1,8 +1,8 @@
 //! Fetch, versions 4 to 18.
 //!
 //! Hot records are answered at once from the page cache; without enough of them the
-//! request waits for its partitions or `max_wait_ms`; cold ones are first pulled in
-//! where that may block.
+//! request waits for its partitions or `max_wait_ms`; cold ones are first read, and checked,
+//! where that may block. What is corrupt is answered with CORRUPT_MESSAGE, never with records.
 //!
 //! - 5: log start offset. 7: sessions (KIP-227). 9: leader epochs (KIP-320). 12: flexible,
 //!   diverging epochs. 13: topic ids (KIP-516). 15: replica state (KIP-903). 16: node
@@ -26,6 +26,7 @@ use klamm_protocol::wire::Records;
 
 use super::{Frame, Handled, Meta};
 use crate::broker::Broker;
+use crate::config::FetchCheckCrcs;
 use crate::fetch::plan::{self, COPY_BYTES_MAX, Isolation, PartitionRead, ReadLimits, ReadResult};
 use crate::fetch::session::{Answer, Context, FetchKey, FetchWanted, SessionError, SessionRequest};
 use crate::host::{Host, OutPart, Pool};
@@ -33,9 +34,6 @@ use crate::partition::waiters::FetchWait;
 
 /// Kafka's debugging consumer.
 const DEBUGGING_CONSUMER_ID: i32 = -2;
-/// Pieces in which a cold region is pulled into memory.
-const PULL_BYTES: usize = 256 * 1024;
-
 pub(crate) fn handle<H: Host>(broker: &Arc<Broker<H>>, mut frame: Frame) -> Handled {
     let request: FetchRequest = match frame.decode() {
         Ok(request) => request,
@@ -52,6 +50,7 @@ pub(crate) fn handle<H: Host>(broker: &Arc<Broker<H>>, mut frame: Frame) -> Hand
         isolation,
         bytes_max: u64::try_from(request.max_bytes.min(broker.config.fetch_max_bytes)).unwrap_or(0),
         uses_topic_ids: meta.version >= 13,
+        checks_always: broker.config.fetch_check_crcs == FetchCheckCrcs::Always,
     };
     let min_bytes = u64::try_from(request.min_bytes).unwrap_or(0);
     let max_wait_ms = u64::try_from(request.max_wait_ms).unwrap_or(0);
@@ -70,7 +69,7 @@ pub(crate) fn handle<H: Host>(broker: &Arc<Broker<H>>, mut frame: Frame) -> Hand
     };
     let fetch = Fetch { meta, context, wanted, limits, min_bytes, is_replica: replica_id >= 0 };
     let result = fetch.read(broker);
-    if !result.has_cold && (max_wait_ms == 0 || fetch.is_enough(&result)) {
+    if result.from_disk.is_empty() && (max_wait_ms == 0 || fetch.is_enough(&result)) {
         return fetch.answer(broker, result);
     }
     let deadline = broker.host.mono().plus_ms(max_wait_ms);
@@ -141,9 +140,14 @@ impl Fetch {
             }
             result = self.read(broker);
         }
-        if result.has_cold {
-            let regions: Vec<_> = result.partitions.iter().filter_map(|read| read.region.clone()).collect();
-            broker.host.offload(Pool::ColdRead, move || pull_in(&regions)).await;
+        let left = std::mem::take(&mut result.from_disk);
+        if !left.is_empty() {
+            let read = broker.host.offload(Pool::ColdRead, move || plan::read_from_disk(&left)).await;
+            for (place, read) in read {
+                result.partitions[place] = read;
+            }
+            let regions = result.partitions.iter().filter_map(|read| read.region.as_ref());
+            result.bytes = regions.map(|region| u64::from(region.len_bytes)).sum();
         }
         self.answer(broker, result)
     }
@@ -271,20 +275,4 @@ fn partition_data(key: &FetchKey, read: PartitionRead, regions: &mut VecDeque<Ou
             EpochEndOffset { epoch: end.leader_epoch.0, end_offset: end.end_offset.0, ..Default::default() };
     }
     data
-}
-
-/// Reads regions once, so that sending them needs no disk.
-fn pull_in(regions: &[klamm_log::FileRegion]) {
-    let mut scratch = vec![0; PULL_BYTES];
-    for region in regions {
-        let end = region.position + u64::from(region.len_bytes);
-        let mut position = region.position;
-        while position < end {
-            match region.file.read_at(&mut scratch, position) {
-                // An error shows again, with its consequences, when the region is sent.
-                Ok(0) | Err(_) => break,
-                Ok(count) => position += count as u64,
-            }
-        }
-    }
 }

@@ -153,6 +153,7 @@ fn read_failed(partition: &Partition, error: &ReadError) -> ErrorCode {
     match error {
         ReadError::OffsetOutOfRange { .. } => ErrorCode::OffsetOutOfRange,
         ReadError::Truncated { .. } => ErrorCode::OffsetNotAvailable,
+        ReadError::Quarantined { .. } => ErrorCode::CorruptMessage,
         ReadError::Io { .. } | ReadError::Corrupt { .. } => {
             tracing::error!(topic = %partition.topic, partition = %partition.index, %error, "cannot look up a timestamp");
             ErrorCode::KafkaStorageError

@@ -261,7 +261,7 @@ impl Transport for SimTransport {
                 }
                 OutPart::File(region) => {
                     let mut copy = vec![0; room.min(region.len_bytes as usize)];
-                    let count = region.file.read_at(&mut copy, region.position)?;
+                    let count = region.read_at(&mut copy, region.position)?;
                     if count == 0 {
                         return Err(io::ErrorKind::UnexpectedEof.into());
                     }

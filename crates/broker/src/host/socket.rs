@@ -146,7 +146,7 @@ fn send_region(
     count: usize,
 ) -> io::Result<usize> {
     #[cfg(target_os = "linux")]
-    if let Some(file) = region.file.fd() {
+    if let Some(file) = region.fd() {
         let mut position = region.position;
         let sent = rustix::fs::sendfile(stream, file, Some(&mut position), count)?;
         if sent == 0 {
@@ -155,7 +155,7 @@ fn send_region(
         return Ok(sent);
     }
     let mut copy = vec![0; count.min(COPY_BYTES_MAX)];
-    let read = region.file.read_at(&mut copy, region.position)?;
+    let read = region.read_at(&mut copy, region.position)?;
     if read == 0 {
         return Err(io::Error::new(io::ErrorKind::UnexpectedEof, "the segment ends before the region"));
     }

@@ -134,6 +134,18 @@ pub(crate) fn log_report(report: &RecoveryReport) {
             tracing::warn!(path = %path.display(), "tidied up what an earlier stop left");
         }
     }
+    for path in &report.rebuilt_indexes {
+        tracing::warn!(path = %path.display(), "was missing or wrong: rebuilt");
+    }
+    for path in &report.ignored {
+        tracing::warn!(path = %path.display(), "says what cannot be: left out of account");
+    }
+    for place in &report.corrupt {
+        tracing::error!(
+            path = %place.path.display(), position = place.position, reason = place.reason,
+            "corrupt below the recovery point: the bytes stay, reading them is answered with CORRUPT_MESSAGE"
+        );
+    }
     for cut in &report.truncations {
         let path = cut.path.display();
         match &cut.tail {

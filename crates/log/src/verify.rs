@@ -1,0 +1,361 @@
+//! Checking batches that come from the disk, before anybody is served from them.
+//!
+//! What this process wrote, or has checked since it last saw it cold, is not looked at again
+//! ([`crate::checked`]). A look takes whole units of 64 KiB: every batch that touches one has
+//! its CRC checked, and what no CRC covers: offsets must rise (a base offset that changed
+//! meets a neighbour, unless compaction left a gap there), leader epochs must be those of the
+//! epoch cache. What fails is quarantined from where a batch should begin to the next one
+//! that is good, and reading goes on behind it.
+//!
+//! Deliberately absent: repair, and knowing when to look; [`PartitionView::check`] is for
+//! bytes in memory and only says yes or no, [`PartitionView::read_checked`] may wait for the disk.
+
+use std::io;
+use std::ops::Range;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use klamm_protocol::ids::Offset;
+
+use crate::checked::{UNIT_BYTES, units_of};
+use crate::entry::{Entry, Walk, WalkError};
+use crate::error::ReadError;
+use crate::leader_epochs::LeaderEpochs;
+use crate::limits::LogPosition;
+use crate::quarantine::Quarantined;
+use crate::segment::{FileRegion, Segment};
+use crate::tail;
+use crate::view::{PartitionView, io_error, limit_in};
+
+/// Two units: a look at one unit usually needs one read.
+const BUFFER_BYTES: usize = 128 << 10;
+/// How often a read begins anew because something was quarantined in its way.
+const ROUNDS_MAX: usize = 16;
+
+/// A range that was just found corrupt; nobody was told yet.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Corruption {
+    /// The segment's file.
+    pub path: PathBuf,
+    /// What of it, and why.
+    pub range: Quarantined,
+}
+
+/// What a segment's batches are held against.
+struct Bounds<'a> {
+    /// Behind the last whole batch.
+    limit: u32,
+    /// The offset that follows there.
+    behind: Offset,
+    epochs: &'a LeaderEpochs,
+}
+
+/// A batch that cannot be believed.
+struct Fault {
+    position: u32,
+    /// Where its header says it ends, if that can be read.
+    end: Option<u32>,
+    /// The offset that should be here.
+    expected: Offset,
+    cause: String,
+}
+
+enum Failure {
+    Io(io::Error),
+    Fault(Fault),
+}
+
+impl PartitionView {
+    /// True if every batch that a reader of `region` depends on is intact. Does not wait for
+    /// the disk if the region lies in memory.
+    pub fn check(&self, region: &FileRegion) -> bool {
+        let (start, end) = region.looked_at();
+        let units = units_of(start, end);
+        let is_good = self.with_segment(region.segment_base, |segment, bounds| {
+            Arc::ptr_eq(segment.file(), &region.file)
+                && verify(segment, &units, bounds, false).is_ok_and(|()| {
+                    region.file.checked.set(units.clone());
+                    true
+                })
+        });
+        is_good == Some(true)
+    }
+
+    /// As [`PartitionView::read`], with every byte of the region read and checked, whether
+    /// that was done before or not. What is found corrupt is added to `found`; it ends the
+    /// region, or is the answer if `from` lies in it.
+    ///
+    /// # Errors
+    /// As [`PartitionView::read`]; [`ReadError::Quarantined`] where `from` cannot be served.
+    pub fn read_checked(
+        &self,
+        from: Offset,
+        up_to: LogPosition,
+        max_bytes: u32,
+        at_least_one: bool,
+        found: &mut Vec<Corruption>,
+    ) -> Result<Option<FileRegion>, ReadError> {
+        let mut rounds = 0;
+        loop {
+            rounds += 1;
+            let read = self.read(from, up_to, max_bytes, at_least_one);
+            let (segment_base, range) = match &read {
+                Ok(Some(region)) => {
+                    let (start, end) = region.looked_at();
+                    (region.segment_base, start..end)
+                }
+                // No batch begins where one should: somewhere before it something is wrong.
+                Err(ReadError::Corrupt { path, position, .. }) => {
+                    let at = u32::try_from(*position).unwrap_or(u32::MAX - 1);
+                    let (_, segments) = self.consistent();
+                    match segments.iter().find(|segment| segment.file().path() == path) {
+                        Some(segment) => (segment.base_offset(), at..at + 1),
+                        None => return read,
+                    }
+                }
+                _ => return read,
+            };
+            let found_before = found.len();
+            let was_current = self.inspect(segment_base, &range, found)?;
+            if was_current && found.len() == found_before {
+                return read;
+            }
+            if rounds == ROUNDS_MAX {
+                return Err(ReadError::Truncated { offset: from });
+            }
+        }
+    }
+
+    /// Checks a whole segment and tells what of it must not be copied: for compaction, moves
+    /// and whoever else reads what no client asked for. Reads all of it.
+    ///
+    /// # Errors
+    /// [`ReadError::Io`] if it cannot be read.
+    pub fn check_segment(
+        &self,
+        segment: &Segment,
+        found: &mut Vec<Corruption>,
+    ) -> Result<Vec<Quarantined>, ReadError> {
+        let _ = self.inspect(segment.base_offset(), &(0..segment.size_bytes()), found)?;
+        Ok(segment.file().quarantined())
+    }
+
+    /// Checks a range and quarantines what is bad in it. False if the segment went meanwhile.
+    pub(crate) fn inspect(
+        &self,
+        segment_base: Offset,
+        range: &Range<u32>,
+        found: &mut Vec<Corruption>,
+    ) -> Result<bool, ReadError> {
+        let units = units_of(range.start, range.end);
+        let inspected = self.with_segment(segment_base, |segment, bounds| {
+            loop {
+                let failed = |source| io_error(segment, source);
+                match verify(segment, &units, bounds, true) {
+                    Ok(()) => break,
+                    Err(Failure::Io(source)) => return Err(failed(source)),
+                    Err(Failure::Fault(fault)) => {
+                        let range = isolate(segment, fault, bounds).map_err(failed)?;
+                        if !self.is_current(segment) {
+                            return Ok(false);
+                        }
+                        let path = segment.file().path().to_owned();
+                        if !segment.file().quarantine.add(range.clone()) {
+                            return Err(ReadError::Quarantined { path, range });
+                        }
+                        found.push(Corruption { path, range });
+                    }
+                }
+            }
+            segment.file().checked.set(units.clone());
+            Ok(true)
+        });
+        inspected.unwrap_or(Ok(false))
+    }
+
+    fn with_segment<T>(&self, base: Offset, look: impl FnOnce(&Segment, &Bounds<'_>) -> T) -> Option<T> {
+        let (limits, segments) = self.consistent();
+        let index = segments.floor(base);
+        let segment = segments.get(index).filter(|segment| segment.base_offset() == base)?;
+        let behind = match segments.get(index + 1) {
+            Some(next) if base != limits.end.segment_base => next.base_offset(),
+            _ => limits.end.offset,
+        };
+        let epochs = self.leader_epochs();
+        Some(look(segment, &Bounds { limit: limit_in(segment, limits.end), behind, epochs: &epochs }))
+    }
+}
+
+/// Checks every batch that touches one of `units`; unless `is_all`, only those whose units
+/// are not known to be good.
+fn verify(segment: &Segment, units: &Range<u32>, bounds: &Bounds<'_>, is_all: bool) -> Result<(), Failure> {
+    let begin = units.start.saturating_mul(UNIT_BYTES);
+    let end = units.end.saturating_mul(UNIT_BYTES).min(bounds.limit);
+    let ranges = segment.file().quarantine.ranges().unwrap_or_default();
+    let before = ranges.iter().rev().find(|range| range.position <= begin);
+    let (mut at, mut expected) = anchor(segment, begin, before, bounds).map_err(Failure::Io)?;
+    while at < end {
+        let next = ranges.iter().find(|range| range.position >= at);
+        let (limit, behind) =
+            next.map_or((bounds.limit, bounds.behind), |range| (range.position, range.offset));
+        let span = Span { at, expected, limit, behind, end };
+        verify_span(segment, &span, bounds.epochs, |entry| {
+            let touched = units_of(entry.position, entry.end());
+            let mut inner = touched.start.max(units.start)..touched.end.min(units.end);
+            if is_all { !inner.is_empty() } else { inner.any(|unit| !segment.file().checked.has(unit)) }
+        })?;
+        let Some(next) = next else { break };
+        (at, expected) = (next.end_position, next.end_offset);
+    }
+    Ok(())
+}
+
+/// Where a batch begins at or before `begin`, and which offset it must have at least.
+fn anchor(
+    segment: &Segment,
+    begin: u32,
+    before: Option<&Quarantined>,
+    bounds: &Bounds<'_>,
+) -> io::Result<(u32, Offset)> {
+    let sure = before.map_or((0, segment.base_offset()), |range| (range.end_position, range.end_offset));
+    let Some(proposed) = segment.offset_index.floor_by_position(begin)? else { return Ok(sure) };
+    if proposed.position <= sure.0 || proposed.position >= bounds.limit {
+        return Ok(sure);
+    }
+    let mut buffer = [0; 64];
+    let file = segment.file().get()?;
+    let mut walk = Walk::new(&*file, u64::from(proposed.position), u64::from(bounds.limit), &mut buffer);
+    let last_offset = segment.base_offset().0 + i64::from(proposed.relative_offset);
+    Ok(match walk.next() {
+        // Index and header agree, which two flipped bits do not do by chance.
+        Ok(Some(entry)) if entry.last_offset.0 == last_offset => (entry.position, entry.base_offset),
+        Err(WalkError::Io { source, .. }) => return Err(source),
+        _ => sure,
+    })
+}
+
+/// Batches without a quarantined range between them.
+struct Span {
+    at: u32,
+    expected: Offset,
+    limit: u32,
+    /// The offset that follows at the limit.
+    behind: Offset,
+    /// Batches that begin here or later are not looked at, but for the first one's offset.
+    end: u32,
+}
+
+fn verify_span(
+    segment: &Segment,
+    span: &Span,
+    epochs: &LeaderEpochs,
+    must_check: impl Fn(&Entry) -> bool,
+) -> Result<(), Failure> {
+    let file = segment.file().get().map_err(Failure::Io)?;
+    let len = (span.limit - span.at).min(span.end.saturating_sub(span.at).saturating_add(64)) as usize;
+    let mut buffer = vec![0; len.clamp(64, BUFFER_BYTES)];
+    let mut walk = Walk::new(&*file, u64::from(span.at), u64::from(span.limit), &mut buffer);
+    let mut expected = span.expected;
+    // The last batch, if a gap lies before it, and the offset that was expected in its place.
+    let mut behind_gap: Option<(Entry, Offset)> = None;
+    let out_of_order = |entry: &Entry, expected: Offset| {
+        fault(entry, expected, format!("offset {} where {expected} must follow", entry.base_offset))
+    };
+    loop {
+        let entry = match walk.next() {
+            Ok(Some(entry)) => entry,
+            Ok(None) => {
+                return match behind_gap {
+                    Some((held, expected)) if held.next_offset() > span.behind => {
+                        Err(out_of_order(&held, expected))
+                    }
+                    _ => Ok(()),
+                };
+            }
+            Err(WalkError::Io { source, .. }) => return Err(Failure::Io(source)),
+            Err(WalkError::Torn { position } | WalkError::Invalid { position, .. })
+                if position >= u64::from(span.end) =>
+            {
+                return Ok(());
+            }
+            Err(error) => return Err(unreadable(error, expected)),
+        };
+        // Its own offset is too high if the next batch, in order itself, has one of its offsets.
+        if let Some((held, before)) = behind_gap.take()
+            && (before..held.next_offset()).contains(&entry.base_offset)
+        {
+            return Err(out_of_order(&held, before));
+        }
+        if entry.position >= span.end {
+            return Ok(());
+        }
+        if entry.base_offset < expected || entry.last_offset < entry.base_offset {
+            return Err(out_of_order(&entry, expected));
+        }
+        if must_check(&entry) {
+            if !walk.is_intact(&entry).map_err(Failure::Io)? {
+                return Err(fault(&entry, expected, "a wrong CRC".to_owned()));
+            }
+            let known = epochs.epoch_for_offset(entry.base_offset);
+            if let (Some(header), Some(known)) = (&entry.header, known)
+                && header.leader_epoch.0 != -1
+                && header.leader_epoch != known
+            {
+                let cause = format!("leader epoch {} where {known} wrote", header.leader_epoch);
+                return Err(fault(&entry, expected, cause));
+            }
+        }
+        if entry.base_offset > expected {
+            behind_gap = Some((entry, expected));
+        }
+        expected = entry.next_offset();
+    }
+}
+
+fn fault(entry: &Entry, expected: Offset, cause: String) -> Failure {
+    Failure::Fault(Fault { position: entry.position, end: Some(entry.end()), expected, cause })
+}
+
+fn unreadable(error: WalkError, expected: Offset) -> Failure {
+    let (position, cause) = match error {
+        WalkError::Io { source, .. } => return Failure::Io(source),
+        WalkError::Torn { position } => (position, "a batch that does not end".to_owned()),
+        WalkError::Invalid { position, reason } => (position, reason),
+    };
+    // A walk stays below its limit, which is a position.
+    let position = u32::try_from(position).unwrap_or(u32::MAX);
+    Failure::Fault(Fault { position, end: None, expected, cause })
+}
+
+/// How far a fault goes: to the next batch that is good.
+fn isolate(segment: &Segment, fault: Fault, bounds: &Bounds<'_>) -> io::Result<Quarantined> {
+    let Fault { position, end, expected, cause } = fault;
+    let file = segment.file().get()?;
+    // Nothing that is known to be bad is good again.
+    let ranges = segment.file().quarantine.ranges().unwrap_or_default();
+    let (limit, behind) = ranges
+        .iter()
+        .find(|range| range.position >= position)
+        .map_or((bounds.limit, bounds.behind), |range| (range.position, range.offset));
+    let follows = |entry: &Entry| entry.next_offset() <= behind;
+    let next = match end {
+        Some(end) if end == limit => None,
+        Some(end) if end < limit => {
+            tail::valid_at(&*file, u64::from(end), u64::from(limit), expected)?.filter(follows)
+        }
+        _ => None,
+    };
+    let next = match next {
+        None if end != Some(limit) => {
+            tail::next_valid(&*file, u64::from(position), u64::from(limit), expected)?.filter(follows)
+        }
+        next => next,
+    };
+    Ok(Quarantined {
+        position,
+        end_position: next.map_or(limit, |entry| entry.position),
+        offset: expected,
+        end_offset: next.map_or(behind, |entry| entry.base_offset).max(expected),
+        cause,
+    })
+}
