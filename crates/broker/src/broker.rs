@@ -4,12 +4,13 @@
 //! leader epochs), open the partitions, then serve. Stopping runs the other way and
 //! ends with clean-shutdown markers, so that the next start needs no recovery.
 
+use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use arc_swap::ArcSwap;
-use klamm_cluster::config::{ConfigLayers, ConfigValue};
+use klamm_cluster::config::{ConfigLayers, ConfigValue, Durability, TopicConfig};
 use klamm_cluster::controller::{BrokerIdentity, ControllerCommand};
 use klamm_cluster::image::MetadataImage;
 use klamm_protocol::ids::NodeId;
@@ -19,7 +20,7 @@ use crate::boot::{self, Booted, StartError};
 use crate::config::BrokerConfig;
 use crate::directory_watch;
 use crate::fetch::session::FetchSessions;
-use crate::flusher;
+use crate::flusher::checkpoints;
 use crate::host::{Host, Listener, Pool};
 use crate::idle_files;
 use crate::log_dirs::LogDirs;
@@ -114,7 +115,10 @@ impl<H: Host> Broker<H> {
         }
         broker.host.spawn("directories", directory_watch::run(broker.clone(), stopped.clone()));
         broker.host.spawn("idle files", idle_files::run(broker.clone(), stopped.clone()));
-        broker.host.spawn("flusher", flusher::run(broker.clone(), stopped.clone()));
+        for dir in broker.dirs.states() {
+            broker.host.spawn("flusher", dir.clone().run_flusher(broker.host.clone()));
+        }
+        broker.host.spawn("checkpoints", checkpoints::run(broker.clone(), stopped.clone()));
         broker.host.spawn("log-manager", log_manager::run(broker.clone(), stopped));
         Ok(Running { broker, addresses: bound, identity, stop, store })
     }
@@ -211,6 +215,8 @@ impl<H: Host> Running<H> {
                 tracing::error!("the metadata log is unusable: the next start will recover");
             }
         }
+        // Producers were waiting for these until now.
+        broker.dirs.states().for_each(|dir| dir.stop_flusher());
         let mut logs = Vec::new();
         for topic in broker.topics.load().topics() {
             for partition in topic.partitions.load().iter().flatten() {
@@ -231,6 +237,12 @@ impl<H: Host> Running<H> {
                 false
             }
         }
+    }
+
+    /// When records count, where a topic does not say otherwise.
+    #[must_use]
+    pub fn durability(&self) -> Durability {
+        TopicConfig::effective(&BTreeMap::new(), &self.broker.layers.load()).durability
     }
 
     /// The cluster's id.

@@ -3,6 +3,8 @@
 use std::fmt::Write as _;
 use std::net::SocketAddr;
 
+use klamm_broker::config::Durability;
+
 /// The facts of the banner.
 pub struct Banner<'a> {
     pub cluster_id: &'a str,
@@ -11,6 +13,7 @@ pub struct Banner<'a> {
     pub listeners: &'a [(String, SocketAddr)],
     pub http: Option<SocketAddr>,
     pub log_dirs: &'a [String],
+    pub durability: Durability,
     pub start_ms: u128,
 }
 
@@ -32,7 +35,12 @@ impl Banner<'_> {
         line("data", &self.log_dirs.join(", "));
         line(
             "durability",
-            "page_cache: acks=all survives a killed process, not a power cut; metadata is flushed",
+            match self.durability {
+                Durability::Flushed => "flushed: what acks=all acknowledged survives a power cut",
+                Durability::PageCache => {
+                    "page_cache: acks=all survives a killed process, not a power cut; metadata is flushed"
+                }
+            },
         );
         if let Some((_, address)) = self.listeners.first() {
             line("try", &format!("echo hello | kcat -b {address} -t greetings -P"));
@@ -61,6 +69,7 @@ mod tests {
             listeners: &listeners,
             http: Some("127.0.0.1:8080".parse().unwrap()),
             log_dirs: &["/data".to_owned()],
+            durability: Durability::Flushed,
             start_ms: 12,
         };
         let text = banner.render();
@@ -69,7 +78,7 @@ mod tests {
             "PLAINTEXT://127.0.0.1:9092",
             "http://127.0.0.1:8080",
             "/data",
-            "page_cache",
+            "flushed: ",
         ] {
             assert!(text.contains(part), "{part} is missing from {text}");
         }

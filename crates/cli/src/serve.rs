@@ -78,6 +78,7 @@ async fn serve(config: BrokerConfig, started: Instant) -> anyhow::Result<ExitCod
         listeners: running.addresses(),
         http: http_address,
         log_dirs: &log_dirs,
+        durability: running.durability(),
         start_ms: started.elapsed().as_millis(),
     };
     // Nobody may be reading; the broker serves all the same.

@@ -161,6 +161,13 @@ impl FlushJob {
         }
     }
 
+    /// Syncs one file of the job; `None` if it has none.
+    #[must_use]
+    pub fn sync_one(&self) -> Option<Result<(), LogError>> {
+        let file = self.files.last()?;
+        Some(file.get().and_then(|open| open.sync_data()).map_err(LogError::io("flush", file.path())))
+    }
+
     fn has_new_names(&self) -> bool {
         self.names > self.view.flush.durable_names.load(Ordering::Acquire)
     }

@@ -13,6 +13,8 @@ mod sources;
 #[cfg(test)]
 mod page;
 
+pub use klamm_cluster::config::Durability;
+
 pub use self::{
     broker::{BrokerConfig, FetchCheckCrcs, InternalTopicConfig},
     listeners::{HostPort, Listener},

@@ -126,6 +126,7 @@ impl Fetch {
                 for (key, _) in &self.wanted {
                     if let Ok(partition) = plan::find(&index, key, self.limits.uses_topic_ids) {
                         partition.waiters.register(&wait);
+                        partition.hurry_commit(&broker.host);
                     }
                 }
             }

@@ -46,11 +46,26 @@ pub(crate) fn handle<H: Host>(broker: &Arc<Broker<H>>, mut frame: Frame) -> Hand
         .iter()
         .flat_map(|topic| &topic.partitions)
         .any(|partition| partition.timestamp >= 0 || partition.timestamp == MAX_TIMESTAMP);
-    if !has_lookup {
+    // Who wrote with acks=1 and asks where the log ends is not told of an earlier end: the flush
+    // under way is waited for.
+    let uncommitted: Vec<Arc<Partition>> = {
+        let index = broker.topics.load();
+        let asked = request.topics.iter().filter_map(|topic| Some((index.by_name(&topic.name)?, topic)));
+        let asked = asked.flat_map(|(topic, of)| of.partitions.iter().map(move |asked| (topic, asked)));
+        asked
+            .filter(|(_, asked)| asked.timestamp != EARLIEST && asked.timestamp != EARLIEST_LOCAL)
+            .filter_map(|(topic, asked)| topic.partition(PartitionIndex(asked.partition_index)).ok())
+            .filter(|partition| !partition.is_committed())
+            .collect()
+    };
+    if !has_lookup && uncommitted.is_empty() {
         return meta.reply(&answer(&broker.topics.load(), &request, meta.version));
     }
     let broker = broker.clone();
     Handled::Later(Box::pin(async move {
+        for partition in uncommitted {
+            partition.committed(&broker.host).await;
+        }
         let index = broker.topics.load_full();
         let version = meta.version;
         let response = broker.host.offload(Pool::ColdRead, move || answer(&index, &request, version)).await;

@@ -1,9 +1,9 @@
 //! Produce, versions 3 to 13.
 //!
 //! Decoded and validated on the connection's thread; batches of one group of requests
-//! for one partition go into one append. acks=1 and acks=all answer once the batch is
-//! in the log (one replica, page-cache durability); acks=0 has no answer, and a failure
-//! closes the connection, as in Kafka.
+//! for one partition go into one append. acks=1 answers once the batch is in the log, acks=all once
+//! it counts (`klamm.durability`); acks=0 has no answer, and a failure closes the connection,
+//! as in Kafka.
 //!
 //! - 3: record batches of magic 2 (KIP-98); lower versions are advertised for an old
 //!   librdkafka (KAFKA-18659) and refused.
@@ -108,7 +108,8 @@ pub(crate) fn collect<H: Host>(
                     Err(refused) => refused.put_into(&mut response),
                     Ok((partition, batch)) => {
                         let place = (topic_place as u32, partition_place as u32);
-                        group.entries.push(Entry { partition, batch, ticket: Ticket { slot, place } });
+                        let ticket = Ticket { slot, place, waits_for_commit: request.acks == -1 };
+                        group.entries.push(Entry { partition, batch, ticket });
                     }
                 },
             }
@@ -212,6 +213,7 @@ pub(crate) fn append<H: Host>(
         // Stable: a partition's batches keep their order.
         entries.sort_by_key(|entry| (entry.partition.topic_id, entry.partition.index));
     }
+    let mut waiting: Vec<Arc<Partition>> = Vec::new();
     let mut rest = entries.drain(..).peekable();
     while let Some(first) = rest.next() {
         let partition = first.partition;
@@ -225,15 +227,21 @@ pub(crate) fn append<H: Host>(
         match partition.append(&broker.host, part, waker) {
             Append::Queued => {}
             Append::Done(results) => {
+                if results.iter().any(Option::is_none) {
+                    waiting.push(partition);
+                }
                 for (ticket, result) in tickets.into_iter().zip(results) {
+                    let Some(result) = result else { continue };
                     has_unacknowledged_failure |= ticket.slot == NO_SLOT && result.is_err();
-                    fill(slots, ticket, result);
+                    fill(slots, ticket.slot, ticket.place, result);
                 }
             }
         }
     }
     drop(rest);
     group.entries = entries;
+    // After all appends: one flush for what one read brought.
+    waiting.iter().for_each(|partition| partition.commit(&broker.host));
     for slot in group.slots.drain(..) {
         if slots.parked(slot).is_some_and(|parked| parked.waiting_count == 0) {
             slots.answer(slot, ParkedProduce::encode);
@@ -250,16 +258,16 @@ pub(crate) fn complete(
     if completion.slot == NO_SLOT {
         return completion.result.map(drop).map_err(|_| CloseReason::UnacknowledgedFailure);
     }
-    fill(slots, Ticket { slot: completion.slot, place: completion.place }, completion.result);
+    fill(slots, completion.slot, completion.place, completion.result);
     if slots.parked(completion.slot).is_some_and(|parked| parked.waiting_count == 0) {
         slots.answer(completion.slot, ParkedProduce::encode);
     }
     Ok(())
 }
 
-fn fill(slots: &mut Slots<ParkedProduce, Response>, ticket: Ticket, result: AppendResult) {
-    let Some(parked) = slots.parked(ticket.slot) else { return };
-    let (topic, partition) = (ticket.place.0 as usize, ticket.place.1 as usize);
+fn fill(slots: &mut Slots<ParkedProduce, Response>, slot: u64, place: (u32, u32), result: AppendResult) {
+    let Some(parked) = slots.parked(slot) else { return };
+    let (topic, partition) = (place.0 as usize, place.1 as usize);
     let response = &mut parked.response.responses[topic].partition_responses[partition];
     parked.waiting_count -= 1;
     match result {

@@ -20,11 +20,13 @@ pub(super) struct Checkpoints {
     pub(super) log_starts: OffsetCheckpoint,
     /// True while the file may differ from `log_starts`.
     has_new_log_starts: bool,
+    /// Rounds of the flusher that the files know of.
+    rounds: u64,
 }
 
 impl Checkpoints {
     pub(super) fn new(recovery_points: OffsetCheckpoint, log_starts: OffsetCheckpoint) -> Self {
-        Self { recovery_points, log_starts, has_new_log_starts: false }
+        Self { recovery_points, log_starts, has_new_log_starts: false, rounds: 0 }
     }
 
     /// A start never goes back; one of 0 needs no line.
@@ -38,16 +40,6 @@ impl Checkpoints {
 }
 
 impl LogDirs {
-    /// Writes down how far each log is durable and where it starts.
-    pub(crate) fn checkpoint(&self, topics: &TopicIndex) -> Result<(), LogError> {
-        let mut open = Vec::new();
-        for topic in topics.topics() {
-            open.extend(topic.partitions.load().iter().flatten().cloned());
-        }
-        let mut online = (0..self.dirs.len()).filter(|place| !self.dirs[*place].state.is_offline());
-        online.try_for_each(|place| self.write_checkpoints(place, &open).map(drop))
-    }
-
     /// Writes down where these logs start, in the directories where that has changed. Tells of each
     /// whether its start is durable now; a failure is logged.
     pub(crate) fn checkpoint_log_starts(&self, moved: &[Arc<Partition>]) -> Vec<bool> {
@@ -76,6 +68,27 @@ impl LogDirs {
             }
         }
         places.into_iter().map(|place| place.is_none_or(|place| is_durable[place])).collect()
+    }
+
+    /// Writes down how far each log is durable and where it starts, in the directories in which
+    /// something was flushed since.
+    pub(crate) fn checkpoint_flushed(&self, topics: &TopicIndex) -> Result<(), LogError> {
+        let mut open = Vec::new();
+        for (place, dir) in self.dirs.iter().enumerate().filter(|(_, dir)| !dir.state.is_offline()) {
+            // Looked at first: what is flushed meanwhile is the next time's.
+            let rounds = dir.state.round_count();
+            if std::mem::replace(&mut dir.checkpoints.lock().expect("nothing panics in here").rounds, rounds)
+                == rounds
+            {
+                continue;
+            }
+            if open.is_empty() {
+                let partitions = topics.topics().map(|topic| topic.partitions.load_full());
+                open.extend(partitions.flat_map(|partitions| partitions.to_vec()).flatten());
+            }
+            self.write_checkpoints(place, &open)?;
+        }
+        Ok(())
     }
 
     /// Returns where each of the directory's logs is durable.

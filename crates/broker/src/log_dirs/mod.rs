@@ -93,6 +93,11 @@ impl LogDirs {
         self.dirs.iter().map(|dir| dir.state.id).collect()
     }
 
+    /// The directories' states.
+    pub(crate) fn states(&self) -> impl Iterator<Item = &Arc<DirState>> {
+        self.dirs.iter().map(|dir| &dir.state)
+    }
+
     /// Where the metadata log is.
     pub(crate) fn metadata_path(&self) -> PathBuf {
         self.metadata.path.join(METADATA_DIRECTORY)

@@ -9,7 +9,7 @@ use klamm_protocol::ids::{DirectoryId, LeaderEpoch, PartitionIndex, TopicId};
 use klamm_protocol::time::WallMs;
 
 use super::{Dir, LogDirs};
-use crate::partition::Partition;
+use crate::partition::{FlushPolicy, Partition};
 
 /// Partitions opened at once after a kill: recovery reads much and computes little.
 const OPEN_THREADS_MAX: usize = 4;
@@ -24,6 +24,7 @@ pub(crate) struct Wanted {
     pub(crate) leader_epoch: LeaderEpoch,
     pub(crate) directory: DirectoryId,
     pub(crate) config: LogConfig,
+    pub(crate) flush_policy: FlushPolicy,
 }
 
 /// A partition that was asked for; `None` where its log cannot be opened.
@@ -70,6 +71,7 @@ impl LogDirs {
                     wanted.index,
                     wanted.leader_epoch,
                     log,
+                    wanted.flush_policy,
                     dir.state.clone(),
                 ))
             }

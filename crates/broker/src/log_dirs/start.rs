@@ -19,6 +19,7 @@ use tokio::sync::Notify;
 use super::checkpoints::Checkpoints;
 use super::places::Place;
 use super::{Dir, DirState, LogDirs, LogDirsError, MetadataDir};
+use crate::flusher::DirFlusher;
 
 impl LogDirs {
     /// Locks and reads the directories, and that of the metadata log if it is none of them. `draw`
@@ -81,7 +82,12 @@ impl LogDirs {
                 OffsetCheckpoint::new()
             });
             dirs.push(Dir {
-                state: DirState::new(directory.path(), id, watch.clone()),
+                state: DirState::new(
+                    directory.path(),
+                    id,
+                    watch.clone(),
+                    DirFlusher::new(&*disk, directory.path()),
+                ),
                 was_clean: clean.is_some(),
                 checkpoints: Mutex::new(Checkpoints::new(recovery_points, log_starts)),
                 has_failed: AtomicBool::new(false),

@@ -15,23 +15,29 @@ use klamm_log::LogError;
 use klamm_protocol::ids::DirectoryId;
 use tokio::sync::Notify;
 
+use crate::flusher::DirFlusher;
 use crate::host::DirPressure;
 
 /// One log directory's health.
-#[derive(Debug)]
 pub(crate) struct DirState {
     pub(crate) path: PathBuf,
     pub(crate) id: DirectoryId,
     pub(crate) pressure: DirPressure,
-    failure: OnceLock<String>,
+    pub(crate) flusher: DirFlusher,
+    failure: OnceLock<Arc<LogError>>,
     /// Shared by all directories of a broker.
     watch: Arc<Notify>,
 }
 
 impl DirState {
-    pub(crate) fn new(path: &Path, id: DirectoryId, watch: Arc<Notify>) -> Arc<Self> {
-        let path = path.to_owned();
-        Arc::new(Self { path, id, pressure: DirPressure::default(), failure: OnceLock::new(), watch })
+    pub(crate) fn new(path: &Path, id: DirectoryId, watch: Arc<Notify>, flusher: DirFlusher) -> Arc<Self> {
+        let (path, failure) = (path.to_owned(), OnceLock::new());
+        Arc::new(Self { path, id, pressure: DirPressure::default(), flusher, failure, watch })
+    }
+
+    /// Why nothing here is read or written any more.
+    pub(crate) fn failure(&self) -> Option<&Arc<LogError>> {
+        self.failure.get()
     }
 
     /// True once it has failed: nothing here is read or written any more.
@@ -41,7 +47,8 @@ impl DirState {
 
     /// Takes the directory offline: after a failed flush, whatever it said.
     pub(crate) fn fail(&self, error: &LogError) {
-        if self.failure.set(error.to_string()).is_ok() {
+        let poisoned = LogError::Poisoned { path: self.path.clone(), reason: error.to_string() };
+        if self.failure.set(Arc::new(poisoned)).is_ok() {
             tracing::error!(
                 directory = %self.path.display(), %error,
                 "this log directory has failed and is offline; the others go on. Look at the disk, then restart"

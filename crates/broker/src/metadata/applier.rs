@@ -20,8 +20,8 @@ use klamm_protocol::ids::{NodeId, PartitionIndex, TopicId, Uuid};
 
 use crate::host::{Host, Pool};
 use crate::log_dirs::{LogDirs, Marked, Wanted};
-use crate::partition::Partition;
 use crate::partition::registry::{Topic, TopicIndex};
+use crate::partition::{FlushPolicy, Partition};
 use crate::topic_names::is_internal;
 
 /// What every part of the broker reads, and only the applier writes.
@@ -155,6 +155,7 @@ impl<H: Host> Applier<H> {
             leader_epoch: state.leader_epoch,
             directory: state.directory_of(self.node),
             config: self.log_config(config),
+            flush_policy: FlushPolicy::from(config),
         }
     }
 
@@ -239,6 +240,7 @@ impl<H: Host> Applier<H> {
             for partition in topic.partitions.load().iter().flatten() {
                 let log_config = self.log_config(&config);
                 partition.with_log(&self.host, move |log| log.set_config(log_config)).await;
+                partition.set_flush_policy(&self.host, FlushPolicy::from(&config));
             }
             topic.config.store(Arc::new(config));
         }

@@ -1,4 +1,4 @@
-//! A partition as this broker leads it: the appender's role, the published view, waiting fetches.
+//! A partition as this broker leads it: the appender's role, the published view, who waits for what.
 //!
 //! The log has one writer: whoever holds the appender's role. The first producer
 //! becomes the appender on its own thread; who comes meanwhile leaves its work in the
@@ -8,13 +8,15 @@
 //! came; the end is published before waiters are woken; a closed partition answers
 //! everything with an error and never writes again.
 
+pub(crate) mod acks;
+mod durability;
 pub(crate) mod registry;
 #[cfg(test)]
 mod stress;
 pub(crate) mod waiters;
 
 use std::collections::VecDeque;
-use std::sync::atomic::{AtomicI32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicI32, AtomicI64, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use arc_swap::ArcSwap;
@@ -23,10 +25,14 @@ use klamm_protocol::ids::{LeaderEpoch, PartitionIndex, TopicId};
 use klamm_protocol::records::ValidatedBatch;
 use klamm_protocol::time::MonoMs;
 
+use crate::flusher::IsDirty;
 use crate::handlers::produce::ProduceWaker;
 use crate::host::{Host, Pool};
 use crate::log_dirs::DirState;
 use crate::net::waker::Completion;
+use acks::ParkedAcks;
+use durability::AtomicFlushPolicy;
+pub(crate) use durability::FlushPolicy;
 use waiters::Waiters;
 
 /// How often a partition whose disk fails says so in the log.
@@ -53,6 +59,8 @@ pub(crate) enum AppendFailure {
 pub(crate) struct Ticket {
     pub(crate) slot: u64,
     pub(crate) place: (u32, u32),
+    /// acks=all: answered once the batch counts, not once it is written.
+    pub(crate) waits_for_commit: bool,
 }
 
 /// Batches of one connection for one partition, in order.
@@ -63,8 +71,9 @@ pub(crate) struct AppendGroup {
 
 /// What [`Partition::append`] did.
 pub(crate) enum Append {
-    /// The batches are in the log, or were refused one by one.
-    Done(Vec<AppendResult>),
+    /// The batches are in the log, or were refused one by one; `None` for one that waits for
+    /// a flush: the waker gets a completion for it.
+    Done(Vec<Option<AppendResult>>),
     /// Another thread is appending; the waker gets a completion for each ticket.
     Queued,
 }
@@ -101,12 +110,13 @@ impl Drop for RoleGuard<'_> {
             std::mem::take(&mut appender.waiting)
         };
         tracing::error!(topic = %self.0.topic, partition = %self.0.index, "an append panicked: the partition is closed");
+        self.0.fail_acks();
         for work in left {
             match work {
                 Work::Job(job) => job(None),
                 Work::Append { group, waker } => {
                     waker.subtract_queued(group.batches.iter().map(|batch| batch.bytes.len()).sum());
-                    for Ticket { slot, place } in group.tickets {
+                    for Ticket { slot, place, .. } in group.tickets {
                         waker.leave(Completion { slot, place, result: Err(AppendFailure::Closed) });
                     }
                     waker.wake();
@@ -123,11 +133,18 @@ pub(crate) struct Partition {
     pub(crate) index: PartitionIndex,
     pub(crate) view: Arc<PartitionView>,
     pub(crate) waiters: Waiters,
+    pub(crate) is_dirty: IsDirty,
+    flush_policy: AtomicFlushPolicy,
+    /// Appended since the last flush began.
+    unflushed_bytes: AtomicU64,
+    acks: ParkedAcks,
     leader_epoch: AtomicI32,
     appender: Mutex<Appender>,
     /// The log directory; another one after a move.
     dir: ArcSwap<DirState>,
     next_complaint_ms: AtomicU64,
+    /// The end of the log when a recovery of it was last prepared.
+    prepared_end: AtomicI64,
 }
 
 impl Partition {
@@ -137,27 +154,40 @@ impl Partition {
         index: PartitionIndex,
         leader_epoch: LeaderEpoch,
         log: Log,
+        flush_policy: FlushPolicy,
         dir: Arc<DirState>,
     ) -> Arc<Self> {
         let view = log.view();
-        // With one replica and page-cache durability everything that is in the log counts.
+        // Opening flushed what it recovered: with one replica everything that is in the log counts.
         view.raise_high_watermark_to_end();
+        let end = view.limits().end.offset.0;
         Arc::new(Self {
             topic,
             topic_id,
             index,
             view,
             waiters: Waiters::default(),
+            is_dirty: IsDirty::default(),
+            flush_policy: AtomicFlushPolicy::new(flush_policy),
+            unflushed_bytes: AtomicU64::new(0),
+            acks: ParkedAcks::default(),
             leader_epoch: AtomicI32::new(leader_epoch.0),
             appender: Mutex::new(Appender { role: Role::Free(Box::new(log)), waiting: VecDeque::new() }),
             dir: ArcSwap::new(dir),
             next_complaint_ms: AtomicU64::new(0),
+            prepared_end: AtomicI64::new(end),
         })
     }
 
     /// The log directory that it lies in.
     pub(crate) fn dir(&self) -> Arc<DirState> {
         self.dir.load_full()
+    }
+
+    /// True if something was appended since it last said so.
+    pub(crate) fn has_grown_since_prepared(&self) -> bool {
+        let end = self.view.limits().end.offset.0;
+        self.prepared_end.swap(end, Ordering::Relaxed) != end
     }
 
     /// True once its log directory has failed.
@@ -204,14 +234,15 @@ impl Partition {
                 }
                 Role::Closed => {
                     appender.role = Role::Closed;
-                    return Append::Done(group.tickets.iter().map(|_| Err(AppendFailure::Closed)).collect());
+                    let closed = || Some(Err(AppendFailure::Closed));
+                    return Append::Done(group.tickets.iter().map(|_| closed()).collect());
                 }
             }
         };
         let _guard = RoleGuard(self);
         let results = self.write(host, &mut log, &group.batches);
         self.hand_over(host, log);
-        Append::Done(results)
+        Append::Done(self.park(&group.tickets, results, waker))
     }
 
     /// Runs `job` with the log, in its turn, and gives its result. `None` once the partition is closed.
@@ -251,7 +282,11 @@ impl Partition {
             {
                 let mut appender = self.locked();
                 match std::mem::replace(&mut appender.role, Role::Closed) {
-                    Role::Free(log) => return Some(log),
+                    Role::Free(log) => {
+                        drop(appender);
+                        self.fail_acks();
+                        return Some(log);
+                    }
                     Role::Closed => return None,
                     Role::Taken => appender.role = Role::Taken,
                 }
@@ -311,7 +346,7 @@ impl Partition {
     }
 
     /// All batches between two jobs go into one write.
-    fn do_round<H: Host>(&self, host: &H, log: &mut Log, round: VecDeque<Work>) {
+    fn do_round<H: Host>(self: &Arc<Self>, host: &H, log: &mut Log, round: VecDeque<Work>) {
         let mut batches = Vec::new();
         let mut owners: Vec<(Arc<ProduceWaker>, Ticket)> = Vec::new();
         for work in round {
@@ -331,7 +366,7 @@ impl Partition {
     }
 
     fn write_for<H: Host>(
-        &self,
+        self: &Arc<Self>,
         host: &H,
         log: &mut Log,
         batches: &mut Vec<ValidatedBatch>,
@@ -341,28 +376,37 @@ impl Partition {
             return;
         }
         let results = self.write(host, log, batches);
-        let mut previous: Option<Arc<ProduceWaker>> = None;
-        for (((waker, ticket), result), batch) in owners.drain(..).zip(results).zip(batches.drain(..)) {
-            waker.subtract_queued(batch.bytes.len());
-            waker.leave(Completion { slot: ticket.slot, place: ticket.place, result });
+        let bytes = batches.drain(..).map(|batch| batch.bytes.len());
+        let mut rest = owners.drain(..).zip(results).zip(bytes).peekable();
+        let mut waits = false;
+        while let Some((((waker, ticket), result), bytes)) = rest.next() {
+            waker.subtract_queued(bytes);
+            let result = self.park(&[ticket], vec![result], &waker).pop().flatten();
+            waits |= result.is_none();
+            if let Some(result) = result {
+                waker.leave(Completion { slot: ticket.slot, place: ticket.place, result });
+            }
             // A connection's batches lie together: one wake for all of them.
-            match &previous {
-                Some(same) if Arc::ptr_eq(same, &waker) => {}
-                other => {
-                    if let Some(done) = other {
-                        done.wake();
-                    }
-                    previous = Some(waker);
-                }
+            if rest.peek().is_none_or(|(((next, _), _), _)| !Arc::ptr_eq(next, &waker)) {
+                waker.wake();
             }
         }
-        if let Some(done) = previous {
-            done.wake();
+        if waits {
+            self.commit_soon(host);
         }
     }
 
     /// Plan, one vectored write, publish the end, wake waiters: in this order.
-    fn write<H: Host>(&self, host: &H, log: &mut Log, batches: &[ValidatedBatch]) -> Vec<AppendResult> {
+    fn write<H: Host>(
+        self: &Arc<Self>,
+        host: &H,
+        log: &mut Log,
+        batches: &[ValidatedBatch],
+    ) -> Vec<AppendResult> {
+        if let Some(error) = self.dir.load().failure() {
+            let refused = || Err(AppendError::Storage(error.clone()).into());
+            return batches.iter().map(|_| refused()).collect();
+        }
         let context = AppendContext {
             now: host.wall(),
             leader_epoch: self.leader_epoch(),
@@ -381,8 +425,7 @@ impl Partition {
             .map(|placed| u64::from(placed.bytes))
             .sum();
         if placed_bytes > 0 {
-            self.view.raise_high_watermark_to_end();
-            self.waiters.advanced(placed_bytes);
+            self.appended(host, placed_bytes);
         }
         if let Some(Err(AppendFailure::Refused(AppendError::Storage(error)))) = results.last() {
             match log.is_poisoned() {
@@ -409,8 +452,13 @@ impl Partition {
 
     /// A job may have moved the log's start or end: readers look again.
     fn after_job(&self) {
-        self.view.raise_high_watermark_to_end();
+        self.raise_high_watermark();
         self.waiters.changed();
+    }
+
+    /// True once the partition answers nothing any more.
+    pub(crate) fn is_closed(&self) -> bool {
+        matches!(self.locked().role, Role::Closed)
     }
 
     /// The appender's role, as if another thread were at work.

@@ -11,13 +11,15 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use klamm_cluster::config::{Durability, TopicConfig};
 use klamm_log::disk::MemoryDisk;
 use klamm_log::{Log, LogConfig, OpenLog, trusted_batch};
 use klamm_protocol::ids::{DirectoryId, LeaderEpoch, Offset, PartitionIndex, TopicId, Uuid};
 use klamm_protocol::records::{BATCH_HEADER_BYTES, BatchBuilder, RecordIter, Scanned, scan_batches};
 use klamm_protocol::time::WallMs;
 
-use super::{Append, AppendGroup, Partition, Ticket};
+use super::{Append, AppendGroup, FlushPolicy, Partition, Ticket};
+use crate::flusher::DirFlusher;
 use crate::handlers::produce::ProduceWaker;
 use crate::host::RealHost;
 use crate::log_dirs::DirState;
@@ -42,15 +44,25 @@ async fn connection(host: RealHost, partition: Arc<Partition>, number: u64) -> V
             batches: (0..BATCHES)
                 .map(|index| trusted_batch(batch(&format!("{number} {}", of(index)))).expect("a batch"))
                 .collect(),
-            tickets: (0..BATCHES).map(|index| Ticket { slot: of(index), place: (0, 0) }).collect(),
+            tickets: (0..BATCHES)
+                .map(|index| Ticket { slot: of(index), place: (0, 0), waits_for_commit: true })
+                .collect(),
         };
         let tickets = group.tickets.clone();
         match partition.append(&host, group, &waker) {
             Append::Queued => {}
             Append::Done(results) => {
+                let mut waits = false;
                 for (ticket, result) in tickets.into_iter().zip(results) {
+                    let Some(result) = result else {
+                        waits = true;
+                        continue;
+                    };
                     let placed = result.expect("nothing fails");
                     assert_eq!(offsets[ticket.slot as usize].replace(placed.base_offset), None);
+                }
+                if waits {
+                    partition.commit(&host);
                 }
             }
         }
@@ -72,6 +84,15 @@ async fn connection(host: RealHost, partition: Arc<Partition>, number: u64) -> V
 
 #[test]
 fn every_batch_is_answered_once_and_in_order_under_contention() {
+    contend(Durability::PageCache);
+}
+
+#[test]
+fn no_answer_that_waits_for_a_flush_is_lost_under_contention() {
+    contend(Durability::Flushed);
+}
+
+fn contend(durability: Durability) {
     let runtime =
         tokio::runtime::Builder::new_multi_thread().worker_threads(4).enable_all().build().expect("threads");
     runtime.block_on(async {
@@ -87,10 +108,13 @@ fn every_batch_is_answered_once_and_in_order_under_contention() {
             now: WallMs(1),
         })
         .expect("a log");
-        let dir = DirState::new(Path::new("/d"), DirectoryId(Uuid(1)), Arc::default());
-        let partition =
-            Partition::new("t".into(), TopicId(Uuid(7)), PartitionIndex(0), LeaderEpoch(1), log, dir);
+        let flusher = DirFlusher::new(&MemoryDisk::new(), Path::new("/d"));
+        let dir = DirState::new(Path::new("/d"), DirectoryId(Uuid(1)), Arc::default(), flusher);
+        let policy = FlushPolicy::from(&TopicConfig { durability, ..TopicConfig::default() });
+        let (topic, index, epoch) = (TopicId(Uuid(7)), PartitionIndex(0), LeaderEpoch(1));
+        let partition = Partition::new("t".into(), topic, index, epoch, log, policy, dir.clone());
         let host = RealHost::new();
+        tokio::spawn(dir.run_flusher(host.clone()));
         let tasks: Vec<_> = (0..CONNECTIONS)
             .map(|number| tokio::spawn(connection(host.clone(), partition.clone(), number)))
             .collect();

@@ -96,7 +96,8 @@ impl ConfigEntry {
 /// A topic's configs, by name.
 pub fn describe_topic(overrides: &Values, layers: &ConfigLayers) -> Vec<ConfigEntry> {
     let definitions = topic_definitions();
-    let shown = definitions.iter().filter(|definition| definition.visibility == Visibility::Public);
+    let always = [Visibility::Public, Visibility::Klamm];
+    let shown = definitions.iter().filter(|definition| always.contains(&definition.visibility));
     let mut names: Vec<&str> = shown.map(|definition| definition.name).collect();
     names.extend(overrides.keys().map(String::as_str));
     sorted(names)

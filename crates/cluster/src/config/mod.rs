@@ -37,8 +37,8 @@ pub use self::{
     layers::ConfigLayers,
     nearest::nearest_key,
     topic::{
-        CleanupPolicy, CompressionType, MessageTimestampType, TopicConfig, validate_topic_configs,
-        validate_topic_configs_over,
+        CleanupPolicy, CompressionType, Durability, MessageTimestampType, TopicConfig,
+        validate_topic_configs, validate_topic_configs_over,
     },
     value::{ConfigValue, Secret, parse_value, split_list},
 };

@@ -21,6 +21,15 @@ pub struct CleanupPolicy {
     pub delete: bool,
 }
 
+/// When acks=all is answered, and what readers see.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Durability {
+    /// After the flush: what was acknowledged survives a power cut.
+    Flushed,
+    /// Once written to the file, as in Kafka: it survives a killed process.
+    PageCache,
+}
+
 /// How batches are stored.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum CompressionType {
@@ -60,6 +69,8 @@ pub struct TopicConfig {
     pub segment_index_bytes: i32,
     /// `index.interval.bytes`.
     pub index_interval_bytes: i32,
+    /// `klamm.durability`.
+    pub durability: Durability,
     /// `flush.messages`.
     pub flush_messages: i64,
     /// `flush.ms`.
@@ -132,6 +143,10 @@ impl TopicConfig {
             segment_jitter_ms: lookup.long("segment.jitter.ms"),
             segment_index_bytes: lookup.int("segment.index.bytes"),
             index_interval_bytes: lookup.int("index.interval.bytes"),
+            durability: match lookup.word("klamm.durability").as_str() {
+                "page_cache" => Durability::PageCache,
+                _ => Durability::Flushed,
+            },
             flush_messages: lookup.long("flush.messages"),
             flush_ms: lookup.long("flush.ms"),
             retention_bytes: lookup.long("retention.bytes"),

@@ -1,0 +1,66 @@
+//! Writes down how far each log is durable, so that recovery after a kill has little to scan.
+//!
+//! Rounds of the directories' flushers keep the durable ends close to the ends; here they reach the
+//! checkpoint files (`recovery-point-offset-checkpoint`, `log-start-offset-checkpoint`), and
+//! idle producers are forgotten. What it deliberately does not do: flush.
+
+use std::sync::Arc;
+
+use klamm_cluster::config::ConfigValue;
+use tokio::sync::watch;
+
+use crate::broker::Broker;
+use crate::host::{Host, Pool};
+
+/// How often the recovery points are written down, where `log.flush.offset.checkpoint.interval.ms`
+/// does not ask for more often: Kafka's 60 s would leave much to scan.
+const INTERVAL_MS_MAX: u64 = 1_000;
+/// No more often than this, whatever is asked for: a file is written and flushed each time.
+const INTERVAL_MS_MIN: u64 = 100;
+/// How often idle producers are looked for.
+const EXPIRATION_INTERVAL_MS: u64 = 60_000;
+
+/// What the checkpoints will point at is easy to find for a recovery.
+async fn prepare_recovery_points<H: Host>(broker: &Broker<H>) {
+    let topics = broker.topics.load_full();
+    let partitions: Vec<_> = topics.topics().map(|topic| topic.partitions.load_full()).collect();
+    for partition in partitions.iter().flat_map(|of| of.iter().flatten()) {
+        if !partition.has_grown_since_prepared() {
+            continue;
+        }
+        if let Some(Err(error)) = partition.with_log(&broker.host, |log| log.prepare_recovery_point()).await {
+            tracing::warn!(%error, "a restart after a kill will scan more");
+        }
+    }
+}
+
+/// Runs until the broker stops.
+pub(crate) async fn run<H: Host>(broker: Arc<Broker<H>>, mut stop: watch::Receiver<bool>) {
+    let interval_ms = match broker.layers.load().value("log.flush.offset.checkpoint.interval.ms") {
+        Some(ConfigValue::Integer(ms)) => u64::try_from(ms).unwrap_or(0),
+        _ => INTERVAL_MS_MAX,
+    };
+    let interval_ms = interval_ms.clamp(INTERVAL_MS_MIN, INTERVAL_MS_MAX);
+    let mut next_expiration = broker.host.mono().plus_ms(EXPIRATION_INTERVAL_MS);
+    loop {
+        let next = broker.host.mono().plus_ms(interval_ms);
+        tokio::select! { biased;
+            _ = stop.wait_for(|stop| *stop) => return,
+            () = broker.host.sleep_until(next) => {}
+        }
+        let topics = broker.topics.load_full();
+        if broker.host.mono() >= next_expiration {
+            next_expiration = broker.host.mono().plus_ms(EXPIRATION_INTERVAL_MS);
+            let now = broker.host.wall();
+            let partitions: Vec<_> = topics.topics().map(|topic| topic.partitions.load_full()).collect();
+            for partition in partitions.iter().flat_map(|of| of.iter().flatten()) {
+                partition.with_log(&broker.host, move |log| log.expire_producers(now)).await;
+            }
+        }
+        prepare_recovery_points(&broker).await;
+        let dirs = broker.dirs.clone();
+        if let Err(error) = broker.host.offload(Pool::Flush, move || dirs.checkpoint_flushed(&topics)).await {
+            tracing::error!(%error, "cannot write the checkpoints; a restart after a kill will scan more");
+        }
+    }
+}
