@@ -29,7 +29,7 @@ use crate::metadata::applier::Published;
 use crate::metadata::controller_host::ControllerHandle;
 use crate::metadata::error::MetadataError;
 use crate::metadata::store::MetadataStore;
-use crate::metrics::Metrics;
+use crate::metrics::{Metrics, TopicLabel};
 use crate::net::limits::{Allowed, ConnectionLimits};
 use crate::net::listener::accept_loop;
 use crate::net::memory::MemoryBudget;
@@ -135,6 +135,13 @@ impl<H: Host> Broker<H> {
         metrics.topics.set(as_gauge(image.topics().len()));
         metrics.partitions.set(as_gauge(image.partition_count()));
         metrics.metadata_offset.set(image.next_offset().0 - 1);
+        metrics.log_size_bytes.clear();
+        for topic in self.topics.load().topics() {
+            let partitions = topic.partitions.load();
+            let size_bytes: u64 = partitions.iter().flatten().map(|one| one.view.size_bytes()).sum();
+            let label = TopicLabel { topic: topic.name.to_string() };
+            metrics.log_size_bytes.get_or_create(&label).set(i64::try_from(size_bytes).unwrap_or(i64::MAX));
+        }
         metrics.render()
     }
 

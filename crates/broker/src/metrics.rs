@@ -3,10 +3,18 @@
 //! Counters are bumped on hot paths: relaxed atomics, no labels there.
 
 use klamm_protocol::records::ValidatedBatch;
+use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::encoding::text::encode;
 use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::Registry;
+
+/// Whose figure it is.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub(crate) struct TopicLabel {
+    pub(crate) topic: String,
+}
 
 /// Every metric of one broker.
 #[derive(Debug)]
@@ -28,6 +36,7 @@ pub(crate) struct Metrics {
     pub(crate) metadata_offset: Gauge,
     pub(crate) deleted_segments: Counter,
     pub(crate) deleted_bytes: Counter,
+    pub(crate) log_size_bytes: Family<TopicLabel, Gauge>,
 }
 
 impl Metrics {
@@ -65,6 +74,7 @@ impl Metrics {
             metadata_offset: metric!("metadata_offset", "Offset of the last applied metadata record"),
             deleted_segments: metric!("deleted_segments", "Segments deleted by retention and DeleteRecords"),
             deleted_bytes: metric!("deleted_bytes", "Bytes of batches in deleted segments"),
+            log_size_bytes: metric!("log_size_bytes", "Bytes of a topic's segments on this broker"),
             registry,
         }
     }

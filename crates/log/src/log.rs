@@ -103,7 +103,7 @@ impl Log {
     /// Bytes of all segments.
     #[must_use]
     pub fn size_bytes(&self) -> u64 {
-        self.view.segments().iter().map(|segment| u64::from(segment.size_bytes())).sum()
+        self.view.size_bytes()
     }
 
     /// A leader's first act in a new epoch: it begins where the log ends.

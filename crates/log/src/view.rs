@@ -238,6 +238,12 @@ impl PartitionView {
         Ok(listed)
     }
 
+    /// Bytes of all segments.
+    #[must_use]
+    pub fn size_bytes(&self) -> u64 {
+        self.segments.load().iter().map(|segment| u64::from(segment.size_bytes())).sum()
+    }
+
     /// What retention takes away now; [`crate::Log::cut_head`] does it. Reads the disk for the age
     /// of segments that nobody asked about before: where it may block.
     ///

@@ -3,7 +3,7 @@
 //! | error | when |
 //! |---|---|
 //! | OFFSET_OUT_OF_RANGE | above the high watermark, or negative and not -1 ("up to the high watermark") |
-//! | POLICY_VIOLATION | the topic's `cleanup.policy` does not contain `delete` |
+//! | POLICY_VIOLATION | the topic is only compacted; one that keeps everything may be cut all the same |
 //! | INVALID_TOPIC_EXCEPTION | an internal topic |
 
 use std::sync::Arc;
@@ -77,7 +77,7 @@ async fn delete<H: Host>(
         Missing::Offline => ErrorCode::KafkaStorageError,
     })?;
     let config = topic.config.load_full();
-    if !config.cleanup_policy.delete {
+    if config.cleanup_policy.compact && !config.cleanup_policy.delete {
         return Err(ErrorCode::PolicyViolation);
     }
     let limits = partition.view.limits();

@@ -319,6 +319,14 @@ mod tests {
         assert_eq!(config.segment_bytes, 2_000_000);
         assert_eq!(config.flush_ms, 1000);
 
+        let given =
+            [("log.retention.hours", "24"), ("log.retention.minutes", "7"), ("log.roll.jitter.hours", "2")];
+        let config = TopicConfig::effective(&Values::new(), &ConfigLayers::new(values(given)));
+        assert_eq!((config.retention_ms, config.segment_jitter_ms), (7 * 60_000, 2 * 3_600_000));
+        let given = [("log.retention.minutes", "7"), ("log.retention.ms", "5"), ("log.roll.jitter.ms", "3")];
+        let config = TopicConfig::effective(&Values::new(), &ConfigLayers::new(values(given)));
+        assert_eq!((config.retention_ms, config.segment_jitter_ms), (5, 3));
+
         layers.cluster = values([("log.segment.bytes", "3000000"), ("log.retention.ms", "-5")]).into();
         let config = TopicConfig::effective(&Values::new(), &layers);
         assert_eq!(config.segment_bytes, 3_000_000);
