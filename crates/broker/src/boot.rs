@@ -12,7 +12,7 @@ use klamm_cluster::controller::{
     NodeRegistration, RegisterBroker,
 };
 use klamm_cluster::features::SUPPORTED_FEATURES;
-use klamm_cluster::image::{Endpoint, FeatureRange, MetadataImage};
+use klamm_cluster::image::{ConfigResource, Endpoint, FeatureRange, MetadataImage};
 use klamm_cluster::metadata_log::control::Voter;
 use klamm_cluster::record::MetadataRecord;
 use klamm_cluster::replay::Replay;
@@ -22,7 +22,7 @@ use tokio::sync::oneshot;
 use crate::config::{BrokerConfig, Listener};
 use crate::host::{Host, Pool};
 use crate::log_dirs::{LogDirs, LogDirsError};
-use crate::metadata::applier::{Applier, Published};
+use crate::metadata::applier::{Applier, Published, values};
 use crate::metadata::controller_host::{ControllerHandle, ControllerHost};
 use crate::metadata::error::MetadataError;
 use crate::metadata::inspect::Inspected;
@@ -120,12 +120,16 @@ pub(crate) async fn boot<H: Host>(
     if is_empty {
         done(quorum.ask_now(ControllerCommand::Bootstrap(bootstrap)).await?)?;
     }
+    let mut layers = config.layers.clone();
+    layers.broker = Arc::new(values(quorum.image(), &ConfigResource::broker(config.node_id)));
+    dirs.follow_cordons(&layers);
     let registration = registration(host, config, bound);
     done(quorum.ask_now(ControllerCommand::RegisterController(registration.clone())).await?)?;
     let register = RegisterBroker {
         node: registration,
         rack: config.broker_rack.clone(),
-        directories: dirs.ids(),
+        directories: dirs.online(),
+        cordoned: dirs.cordoned(),
         previous_epoch: dirs.previous_epoch(),
         // The lock on the directories is ours.
         replaces_dead: true,
@@ -179,7 +183,7 @@ async fn open<H: Host>(host: &H, config: &BrokerConfig) -> Result<Opened, StartE
             }
         };
         let bootstrap = inspected.take_bootstrap();
-        dirs.begin().map_err(LogDirsError::from)?;
+        dirs.begin()?;
         let (store, replay) = MetadataStore::open(disk, inspected, voter, settings, now)?;
         Ok::<_, StartError>(Opened { dirs, store, replay, bootstrap })
     });

@@ -67,6 +67,7 @@ pub struct Running<H: Host> {
     identity: BrokerIdentity,
     stop: watch::Sender<bool>,
     store: oneshot::Receiver<MetadataStore>,
+    lost: watch::Receiver<Option<String>>,
 }
 
 impl<H: Host> Broker<H> {
@@ -109,18 +110,20 @@ impl<H: Host> Broker<H> {
             host,
         });
         let (stop, stopped) = watch::channel(false);
+        let (lose, lost) = watch::channel(None);
         for (name, socket, _) in sockets {
             let accepting = accept_loop(broker.clone(), socket, name, stopped.clone());
             broker.host.spawn("listener", accepting);
         }
-        broker.host.spawn("directories", directory_watch::run(broker.clone(), stopped.clone()));
+        let watching = directory_watch::run(broker.clone(), identity, stopped.clone(), lose);
+        broker.host.spawn("directories", watching);
         broker.host.spawn("idle files", idle_files::run(broker.clone(), stopped.clone()));
         for dir in broker.dirs.states() {
             broker.host.spawn("flusher", dir.clone().run_flusher(broker.host.clone()));
         }
         broker.host.spawn("checkpoints", checkpoints::run(broker.clone(), stopped.clone()));
         broker.host.spawn("log-manager", log_manager::run(broker.clone(), stopped));
-        Ok(Running { broker, addresses: bound, identity, stop, store })
+        Ok(Running { broker, addresses: bound, identity, stop, store, lost })
     }
 
     /// The metrics as `/metrics` answers them.
@@ -198,6 +201,17 @@ impl<H: Host> Running<H> {
     #[must_use]
     pub fn addresses(&self) -> &[(String, SocketAddr)] {
         &self.addresses
+    }
+
+    /// Returns when the broker cannot go on, and says why: the process should end at once, as after a kill,
+    /// since nothing more may be written to a disk that failed.
+    pub async fn lost(&self) -> String {
+        let mut lost = self.lost.clone();
+        match lost.wait_for(Option::is_some).await {
+            Ok(reason) => reason.clone().unwrap_or_default(),
+            // The watch ended with a stop: nothing is lost any more.
+            Err(_) => std::future::pending().await,
+        }
     }
 
     /// Stops accepting, finishes what is under way, gives leadership up, closes every log.

@@ -1,30 +1,69 @@
-//! Takes failed log directories out of service.
+//! Follows the log directories: tells the controller what it must know of them, and takes failed ones out of service.
 //!
-//! Woken by [`DirState::fail`](crate::log_dirs::DirState::fail). From that call on the directory's partitions
-//! answer KAFKA_STORAGE_ERROR; here they lose their logs, so that nothing is written any more, and
-//! who waits for them is answered.
+//! A directory fails by [`DirState::fail`](crate::log_dirs::DirState::fail). From that call on its partitions
+//! answer KAFKA_STORAGE_ERROR; here they lose their logs, so that nothing is written any more, who waits
+//! for them is answered, and the controller takes their leader away (KIP-858).
+//!
+//! **Invariant:** one task tells the controller, in order: where a partition lies before that the
+//! directory failed, or the partition would keep its leader.
 
 use std::sync::Arc;
 
+use klamm_cluster::controller::{BrokerIdentity, ControllerCommand, ControllerReply};
 use tokio::sync::watch;
 
 use crate::broker::Broker;
 use crate::host::Host;
 
-/// Runs until the broker stops.
-pub(crate) async fn run<H: Host>(broker: Arc<Broker<H>>, mut stop: watch::Receiver<bool>) {
+/// Runs until the broker stops, or cannot go on: then `lost` says why.
+pub(crate) async fn run<H: Host>(
+    broker: Arc<Broker<H>>,
+    identity: BrokerIdentity,
+    mut stop: watch::Receiver<bool>,
+    lost: watch::Sender<Option<String>>,
+) {
     loop {
         tokio::select! { biased;
             _ = stop.wait_for(|stop| *stop) => return,
             () = broker.dirs.changed() => {}
         }
-        for topic in broker.topics.load_full().topics() {
-            for partition in topic.partitions.load().iter().flatten() {
-                if partition.is_offline() {
-                    drop(partition.close(&broker.host).await);
-                    partition.waiters.changed();
-                }
+        let failed = broker.dirs.newly_failed();
+        if !failed.is_empty() {
+            close_offline(&broker).await;
+        }
+        if let Some(reason) = broker.dirs.lost() {
+            lost.send_replace(Some(reason));
+            return;
+        }
+        let places = broker.dirs.take_unrecorded();
+        if !places.is_empty() {
+            tell(&broker, ControllerCommand::AssignReplicas(identity, places)).await;
+        }
+        if !failed.is_empty() {
+            tell(&broker, ControllerCommand::OfflineDirectories(identity, failed)).await;
+        }
+        let cordoned = broker.dirs.cordoned();
+        let known = broker.image.load().broker(identity.node).map(|known| known.cordoned_directories.clone());
+        if known.flatten().unwrap_or_default() != cordoned {
+            tell(&broker, ControllerCommand::CordonDirectories(identity, cordoned)).await;
+        }
+    }
+}
+
+async fn close_offline<H: Host>(broker: &Arc<Broker<H>>) {
+    for topic in broker.topics.load_full().topics() {
+        for partition in topic.partitions.load_full().iter().flatten() {
+            if partition.is_offline() {
+                drop(partition.close(&broker.host).await);
+                partition.waiters.changed();
             }
         }
+    }
+}
+
+async fn tell<H: Host>(broker: &Arc<Broker<H>>, command: ControllerCommand) {
+    // Without a metadata log the broker reports itself not ready: nothing to add here.
+    if let Ok(ControllerReply::Done(Err(error))) = broker.controller.ask(command).await {
+        tracing::error!(?error, "the controller does not take what it is told of the log directories");
     }
 }

@@ -3,6 +3,7 @@
 //! Same seed, same trace: that is what makes a failure found here repeatable.
 
 mod configs;
+mod directories;
 mod retention;
 mod versions;
 

@@ -87,6 +87,7 @@ async fn serve(config: BrokerConfig, started: Instant) -> anyhow::Result<ExitCod
     tokio::select! {
         _ = terminate.recv() => tracing::info!("SIGTERM: stopping"),
         _ = interrupt.recv() => tracing::info!("SIGINT: stopping"),
+        reason = running.lost() => anyhow::bail!("{reason}; look at the disk, then start again"),
     }
     Ok(if running.stop().await { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }

@@ -66,7 +66,7 @@ fn answer(
                 break;
             }
             left -= 1;
-            described.partitions.push(partition_response(*index, partition));
+            described.partitions.push(partition_response(image, *index, partition));
         }
         if !described.partitions.is_empty() || response.next_cursor.is_none() {
             response.topics.push(described);
@@ -100,6 +100,7 @@ fn to_response(topic: &TopicImage) -> DescribeTopicPartitionsResponseTopic {
 }
 
 fn partition_response(
+    image: &MetadataImage,
     index: PartitionIndex,
     partition: &PartitionImage,
 ) -> DescribeTopicPartitionsResponsePartition {
@@ -112,6 +113,7 @@ fn partition_response(
         leader_epoch: partition.leader_epoch.0,
         replica_nodes: ids(&partition.replicas),
         isr_nodes: ids(&partition.isr),
+        offline_replicas: ids(&image.offline_replicas(partition)),
         eligible_leader_replicas: Some(ids(&partition.elr)),
         last_known_elr: Some(ids(&partition.last_known_elr)),
         ..Default::default()

@@ -80,7 +80,7 @@ fn answer<H: Host>(
             .topic_ids()
             .values()
             .filter_map(|id| image.topic(*id))
-            .map(|topic| described(topic, wants_operations))
+            .map(|topic| described(&image, topic, wants_operations))
             .collect(),
     };
     MetadataResponse {
@@ -123,14 +123,14 @@ fn one(
 ) -> MetadataResponseTopic {
     if wanted.topic_id != Uuid::ZERO {
         return match image.topic(TopicId(wanted.topic_id)) {
-            Some(topic) => described(topic, wants_operations),
+            Some(topic) => described(image, topic, wants_operations),
             // Before version 12 a name cannot be null.
             None => failed(ErrorCode::UnknownTopicId, (version < 12).then(WireStr::default), wanted.topic_id),
         };
     }
     let name = wanted.name.clone().unwrap_or_default();
     if let Some(topic) = image.topic_by_name(&name) {
-        return described(topic, wants_operations);
+        return described(image, topic, wants_operations);
     }
     let error = match refused.iter().find(|(refused, _)| **refused == *name) {
         Some((_, error)) => *error,
@@ -145,7 +145,7 @@ fn failed(error: ErrorCode, name: Option<WireStr>, topic_id: Uuid) -> MetadataRe
     MetadataResponseTopic { error_code: error.code(), name, topic_id, is_internal, ..Default::default() }
 }
 
-fn described(topic: &TopicImage, wants_operations: bool) -> MetadataResponseTopic {
+fn described(image: &MetadataImage, topic: &TopicImage, wants_operations: bool) -> MetadataResponseTopic {
     let partitions = topic
         .partitions
         .iter()
@@ -159,6 +159,7 @@ fn described(topic: &TopicImage, wants_operations: bool) -> MetadataResponseTopi
             leader_epoch: partition.leader_epoch.0,
             replica_nodes: partition.replicas.iter().map(|node| node.0).collect(),
             isr_nodes: partition.isr.iter().map(|node| node.0).collect(),
+            offline_replicas: image.offline_replicas(partition).iter().map(|node| node.0).collect(),
             ..Default::default()
         })
         .collect();

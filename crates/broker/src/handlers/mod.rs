@@ -17,6 +17,7 @@ mod delete_records;
 mod delete_topics;
 mod describe_cluster;
 mod describe_configs;
+mod describe_log_dirs;
 mod describe_topic_partitions;
 mod init_producer_id;
 mod list_offsets;
@@ -49,6 +50,7 @@ pub(crate) const SERVED: &[ApiKey] = &[
     ApiKey::OffsetForLeaderEpoch,
     ApiKey::DescribeConfigs,
     ApiKey::AlterConfigs,
+    ApiKey::DescribeLogDirs,
     ApiKey::CreatePartitions,
     ApiKey::IncrementalAlterConfigs,
     ApiKey::DescribeCluster,
@@ -75,6 +77,7 @@ pub(crate) fn handle<H: Host>(broker: &Arc<Broker<H>>, context: &ConnectionConte
         ApiKey::OffsetForLeaderEpoch => offset_for_leader_epoch::handle(broker, frame),
         ApiKey::DescribeConfigs => describe_configs::handle(broker, frame),
         ApiKey::AlterConfigs => alter_configs::handle_full(broker, frame),
+        ApiKey::DescribeLogDirs => describe_log_dirs::handle(broker, frame),
         ApiKey::CreatePartitions => create_partitions::handle(broker, frame),
         ApiKey::IncrementalAlterConfigs => alter_configs::handle_incremental(broker, frame),
         ApiKey::DescribeCluster => describe_cluster::handle(broker, listener, frame),

@@ -52,6 +52,19 @@ pub enum LogDirsError {
         /// A partition's directory.
         orphan: PathBuf,
     },
+    /// The same partition in two directories.
+    #[error(
+        "{} and {} are the same partition: keep the one that is right (the younger, or the one whose disk did not \
+         fail), and move the other away",
+        first.display(),
+        second.display()
+    )]
+    Duplicate {
+        /// One.
+        first: PathBuf,
+        /// The other.
+        second: PathBuf,
+    },
     /// Files that are not ours, and no `meta.properties`.
     #[error(
         "{} is not empty and has no meta.properties: it is no log directory; name an empty or new directory in log.dirs",

@@ -10,7 +10,9 @@
 //! first write and written last, and not where a log could not be opened or closed; an offset
 //! checkpoint never speaks of an earlier topic of the same name.
 
+mod availability;
 mod checkpoints;
+mod describe;
 mod error;
 mod opening;
 mod places;
@@ -18,24 +20,25 @@ mod start;
 mod state;
 mod strays;
 
-use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
+use klamm_cluster::controller::ReplicaPlace;
 use klamm_cluster::metadata_log::METADATA_DIRECTORY;
 use klamm_log::directory::{CleanShutdown, LogDirectory, MetaProperties};
 use klamm_log::disk::Disk;
 use klamm_log::{Log, LogError};
-use klamm_protocol::ids::{BrokerEpoch, DirectoryId, PartitionIndex};
+use klamm_protocol::ids::{BrokerEpoch, DirectoryId};
 use tokio::sync::Notify;
 
 use crate::partition::Partition;
 
 use checkpoints::Checkpoints;
+pub(crate) use describe::Described;
 pub use error::LogDirsError;
 pub(crate) use opening::{Wanted, log_report};
-use places::Place;
+use places::Places;
 pub(crate) use state::DirState;
 pub(crate) use strays::Marked;
 
@@ -47,6 +50,10 @@ struct Dir {
     checkpoints: Mutex<Checkpoints>,
     /// Some log here could not be opened: the next start must look at it as after a kill.
     has_failed: AtomicBool,
+    /// Takes no new partitions (KIP-1066).
+    is_cordoned: AtomicBool,
+    /// The controller knows that it is offline.
+    is_told: AtomicBool,
     partition_count: AtomicUsize,
 }
 
@@ -66,12 +73,16 @@ pub(crate) struct LogDirs {
     metadata: MetadataDir,
     /// `meta.properties` of new directories, to be written by [`LogDirs::begin`].
     unwritten: Vec<(PathBuf, MetaProperties)>,
+    /// Log directories that could not be read at start.
+    unusable: Vec<PathBuf>,
     cluster_id: String,
     previous_epoch: Option<BrokerEpoch>,
-    /// Notified when a directory fails.
+    /// Notified when a directory fails, and when the controller has to learn something else.
     watch: Arc<Notify>,
     /// Where each partition lies; also of those that an earlier process left.
-    places: Mutex<BTreeMap<(Arc<str>, PartitionIndex), Place>>,
+    places: Mutex<Places>,
+    /// What lies elsewhere than the metadata says.
+    unrecorded: Mutex<Vec<ReplicaPlace>>,
 }
 
 impl LogDirs {
@@ -79,18 +90,9 @@ impl LogDirs {
         &self.cluster_id
     }
 
-    /// Returns when a directory may have failed since it last returned.
-    pub(crate) async fn changed(&self) {
-        self.watch.notified().await;
-    }
-
     /// The broker epoch of a clean stop; `None` after a kill or in a new directory.
     pub(crate) fn previous_epoch(&self) -> Option<BrokerEpoch> {
         self.previous_epoch
-    }
-
-    pub(crate) fn ids(&self) -> Vec<DirectoryId> {
-        self.dirs.iter().map(|dir| dir.state.id).collect()
     }
 
     /// The directories' states.

@@ -23,6 +23,8 @@ pub(crate) struct Wanted {
     pub(crate) index: PartitionIndex,
     pub(crate) leader_epoch: LeaderEpoch,
     pub(crate) directory: DirectoryId,
+    /// Nobody can have written to it yet.
+    pub(crate) is_new: bool,
     pub(crate) config: LogConfig,
     pub(crate) flush_policy: FlushPolicy,
 }
@@ -52,7 +54,7 @@ impl LogDirs {
     }
 
     fn open_one(&self, wanted: &Wanted, now: WallMs) -> Option<Arc<Partition>> {
-        let place = self.place(wanted);
+        let place = self.place(wanted)?;
         let dir = &self.dirs[place];
         if dir.state.is_offline() {
             return None;
@@ -62,6 +64,7 @@ impl LogDirs {
                 // Before the first append of this epoch: (offset, epoch) pairs never repeat.
                 if let Err(error) = log.assign_leader_epoch(wanted.leader_epoch) {
                     dir.has_failed.store(true, Ordering::Relaxed);
+                    dir.state.note(&error);
                     tracing::error!(topic = %wanted.topic, partition = %wanted.index, %error, "cannot lead a partition");
                     return None;
                 }
@@ -77,6 +80,7 @@ impl LogDirs {
             }
             Err(error) => {
                 dir.has_failed.store(true, Ordering::Relaxed);
+                dir.state.note(&error);
                 tracing::error!(topic = %wanted.topic, partition = %wanted.index, %error, "cannot open a partition");
                 None
             }

@@ -17,7 +17,7 @@ use klamm_protocol::ids::{DirectoryId, NodeId, Uuid};
 use tokio::sync::Notify;
 
 use super::checkpoints::Checkpoints;
-use super::places::Place;
+use super::places::{Place, Places};
 use super::{Dir, DirState, LogDirs, LogDirsError, MetadataDir};
 use crate::flusher::DirFlusher;
 
@@ -33,8 +33,9 @@ impl LogDirs {
     ) -> Result<Self, LogDirsError> {
         let is_own = !paths.iter().any(|path| path == metadata_path);
         let mut opened = Vec::with_capacity(paths.len() + 1);
-        let cluster_id = lock_all(&disk, paths.iter().map(PathBuf::as_path), &mut opened)
-            .and_then(|()| lock_all(&disk, is_own.then_some(metadata_path), &mut opened))
+        let mut unusable = Vec::new();
+        let own = is_own.then_some(metadata_path);
+        let cluster_id = lock_all(&disk, paths, own, metadata_path, &mut opened, &mut unusable)
             .and_then(|()| cluster_of(&*disk, &opened, metadata_path, node));
         let cluster_id = match cluster_id {
             Ok(cluster_id) => cluster_id.unwrap_or_else(|| draw().to_string()),
@@ -91,6 +92,8 @@ impl LogDirs {
                 was_clean: clean.is_some(),
                 checkpoints: Mutex::new(Checkpoints::new(recovery_points, log_starts)),
                 has_failed: AtomicBool::new(false),
+                is_cordoned: AtomicBool::new(false),
+                is_told: AtomicBool::new(false),
                 partition_count: AtomicUsize::new(0),
                 directory,
             });
@@ -102,63 +105,107 @@ impl LogDirs {
             dirs,
             metadata,
             unwritten,
+            unusable,
             cluster_id,
             previous_epoch,
             watch,
             places: Mutex::default(),
+            unrecorded: Mutex::default(),
         })
     }
 
     /// Writes what is new, removes the clean-shutdown markers and finds the partitions: from here on the
     /// directories are in use.
-    pub(crate) fn begin(&self) -> Result<(), LogError> {
+    pub(crate) fn begin(&self) -> Result<(), LogDirsError> {
         for (path, properties) in &self.unwritten {
             meta_properties::write(&*self.disk, path, properties)?;
         }
         let mut places = BTreeMap::new();
         for (place, dir) in self.dirs.iter().enumerate() {
-            let place = Place { dir: place, topic_id: None };
-            dir.directory.remove_clean_shutdown()?;
-            for found in dir.directory.partitions()? {
-                match found.kind {
-                    _ if found.name == METADATA_DIRECTORY => {}
-                    DirectoryKind::Live => {
-                        places.insert((Arc::from(found.topic), found.partition), place);
-                    }
-                    // A deletion that a stop interrupted.
-                    DirectoryKind::Delete => dir.directory.remove_partition(&found.name)?,
-                    DirectoryKind::Stray | DirectoryKind::Future => {}
+            match self.find_partitions(place, &mut places) {
+                Err(LogDirsError::Log(error @ LogError::Io { .. }))
+                    if dir.state.path != self.metadata.path =>
+                {
+                    dir.state.fail(&error);
                 }
+                done => done?,
             }
         }
         *self.places.lock().expect("nothing panics in here") = places;
+        Ok(())
+    }
+
+    fn find_partitions(&self, place: usize, places: &mut Places) -> Result<(), LogDirsError> {
+        let dir = &self.dirs[place];
+        dir.directory.remove_clean_shutdown()?;
+        for found in dir.directory.partitions()? {
+            match found.kind {
+                _ if found.name == METADATA_DIRECTORY => {}
+                DirectoryKind::Live => {
+                    let here = Place { dir: place, topic_id: None };
+                    let earlier = places.insert((Arc::from(found.topic.as_str()), found.partition), here);
+                    if let Some(earlier) = earlier {
+                        let first = self.dirs[earlier.dir].directory.path().join(&found.name);
+                        let second = dir.directory.path().join(&found.name);
+                        return Err(LogDirsError::Duplicate { first, second });
+                    }
+                }
+                // A deletion that a stop interrupted.
+                DirectoryKind::Delete => dir.directory.remove_partition(&found.name)?,
+                DirectoryKind::Stray | DirectoryKind::Future => {}
+            }
+        }
         Ok(())
     }
 }
 
 type Opened = (LogDirectory, Option<MetaProperties>);
 
-fn lock_all<'a>(
+/// One that cannot be read is offline from the start, as in Kafka, unless nothing works without it.
+fn lock_all(
     disk: &Arc<dyn Disk>,
-    paths: impl IntoIterator<Item = &'a Path>,
+    paths: &[PathBuf],
+    own: Option<&Path>,
+    metadata_path: &Path,
     opened: &mut Vec<Opened>,
+    unusable: &mut Vec<PathBuf>,
 ) -> Result<(), LogDirsError> {
-    for path in paths {
-        let is_new = is_absent_or_empty(&**disk, path)?;
-        // Looked at before the lock file is made: a foreign directory stays as it was.
-        if !is_new && !disk.exists(&path.join("meta.properties")).map_err(|error| io_error(path, error))? {
-            return Err(LogDirsError::Foreign { path: path.to_owned() });
-        }
-        let directory = LogDirectory::open(disk.clone(), path)?;
-        match directory.meta_properties() {
-            Ok(properties) => opened.push((directory, properties)),
-            Err(error) => {
-                directory.leave();
-                return Err(error.into());
+    let mut failure = None;
+    for path in paths.iter().map(PathBuf::as_path).chain(own) {
+        match lock_one(disk, path) {
+            Ok(one) => opened.push(one),
+            Err(LogDirsError::Log(error @ LogError::Io { .. })) if path != metadata_path => {
+                tracing::error!(
+                    directory = %path.display(), %error,
+                    "this log directory cannot be read and is offline; the others go on. Look at the disk, then restart"
+                );
+                unusable.push(path.to_owned());
+                failure.get_or_insert(error);
             }
+            Err(error) => return Err(error),
         }
     }
-    Ok(())
+    // A metadata log directory of its own takes no partitions.
+    match failure {
+        Some(error) if unusable.len() == paths.len() => Err(error.into()),
+        _ => Ok(()),
+    }
+}
+
+fn lock_one(disk: &Arc<dyn Disk>, path: &Path) -> Result<Opened, LogDirsError> {
+    let is_new = is_absent_or_empty(&**disk, path)?;
+    // Looked at before the lock file is made: a foreign directory stays as it was.
+    if !is_new && !disk.exists(&path.join("meta.properties")).map_err(|error| io_error(path, error))? {
+        return Err(LogDirsError::Foreign { path: path.to_owned() });
+    }
+    let directory = LogDirectory::open(disk.clone(), path)?;
+    match directory.meta_properties() {
+        Ok(properties) => Ok((directory, properties)),
+        Err(error) => {
+            directory.leave();
+            Err(error.into())
+        }
+    }
 }
 
 /// The cluster that all directories belong to; `None` if all are new.

@@ -22,7 +22,7 @@ impl LogDirs {
         let mut places = self.places.lock().expect("nothing panics in here");
         let strays: Vec<_> = places
             .iter()
-            .filter(|(_, place)| place.topic_id.is_none())
+            .filter(|(_, place)| place.topic_id.is_none() && !self.dirs[place.dir].state.is_offline())
             .map(|(key, place)| (key.clone(), place.dir))
             .collect();
         for (key, dir) in strays {
@@ -58,6 +58,10 @@ impl LogDirs {
         let Some(place) = place.map(|place| place.dir) else { return Ok(None) };
         let dir = &self.dirs[place];
         dir.partition_count.fetch_sub(1, Ordering::Relaxed);
+        if dir.state.is_offline() {
+            // Its files are a stray's should the directory ever be read again.
+            return Ok(None);
+        }
         dir.forget_checkpoints(topic, index)?;
         let live = PartitionDirectory::live_name(topic, index);
         let name = PartitionDirectory::marked_name(topic, index, DirectoryKind::Delete, mark);

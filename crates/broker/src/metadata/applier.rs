@@ -15,9 +15,10 @@ use klamm_cluster::config::{ConfigLayers, ConfigValue, TopicConfig};
 use klamm_cluster::image::{
     ConfigResource, ConfigResourceType, MetadataDelta, MetadataImage, PartitionImage, TopicImage,
 };
-use klamm_log::LogConfig;
-use klamm_protocol::ids::{NodeId, PartitionIndex, TopicId, Uuid};
+use klamm_log::{AppendError, LogConfig};
+use klamm_protocol::ids::{LeaderEpoch, NodeId, PartitionIndex, TopicId, Uuid};
 
+use super::error::MetadataError;
 use crate::host::{Host, Pool};
 use crate::log_dirs::{LogDirs, Marked, Wanted};
 use crate::partition::registry::{Topic, TopicIndex};
@@ -53,6 +54,15 @@ impl<H: Host> Applier<H> {
             ..Default::default()
         };
         self.apply(image, &delta).await;
+    }
+
+    /// The metadata log could not be written: its directory may have failed.
+    pub(crate) fn metadata_failed(&self, error: &MetadataError) {
+        match error {
+            MetadataError::Log(error) => self.dirs.note_metadata_error(error),
+            MetadataError::Append(AppendError::Storage(error)) => self.dirs.note_metadata_error(error),
+            _ => {}
+        }
     }
 
     /// Follows to `image`, in which `delta` changed.
@@ -154,6 +164,7 @@ impl<H: Host> Applier<H> {
             index,
             leader_epoch: state.leader_epoch,
             directory: state.directory_of(self.node),
+            is_new: state.leader_epoch == LeaderEpoch(0) && state.partition_epoch == 0,
             config: self.log_config(config),
             flush_policy: FlushPolicy::from(config),
         }
@@ -223,6 +234,7 @@ impl<H: Host> Applier<H> {
             let mut layers = ConfigLayers::clone(&self.published.layers.load());
             layers.cluster = Arc::new(values(image, &ConfigResource::broker_default()));
             layers.broker = Arc::new(values(image, &own));
+            self.dirs.follow_cordons(&layers);
             self.published.layers.store(Arc::new(layers));
         }
         let index = self.published.topics.load_full();

@@ -143,6 +143,7 @@ impl<H: Host> ControllerHost<H> {
                 Ok(replies) => replies,
                 Err(error) => {
                     has_failed.store(true, Ordering::Relaxed);
+                    applier.metadata_failed(&error);
                     tracing::error!(
                         %error,
                         "the metadata log failed: no topic or configuration can change until a restart"

@@ -13,6 +13,7 @@ use klamm_protocol::messages::delete_records::{
 use klamm_protocol::messages::delete_topics::{DeleteTopicState, DeleteTopicsRequest};
 use klamm_protocol::messages::describe_cluster::DescribeClusterRequest;
 use klamm_protocol::messages::describe_configs::{DescribeConfigsRequest, DescribeConfigsResource};
+use klamm_protocol::messages::describe_log_dirs::{DescribableLogDirTopic, DescribeLogDirsRequest};
 use klamm_protocol::messages::describe_topic_partitions::{DescribeTopicPartitionsRequest, TopicRequest};
 use klamm_protocol::messages::incremental_alter_configs as incremental;
 use klamm_protocol::messages::list_offsets::{ListOffsetsPartition, ListOffsetsRequest, ListOffsetsTopic};
@@ -254,6 +255,13 @@ async fn configs(client: &mut Client, tried: &mut Vec<i16>) {
 
 async fn cluster(client: &mut Client, tried: &mut Vec<i16>) {
     all_versions(client, tried, |_| DescribeClusterRequest::default()).await;
+    all_versions(client, tried, |_| DescribeLogDirsRequest { topics: None }).await;
+    all_versions(client, tried, |_| {
+        let wanted =
+            |topic: &'static str| DescribableLogDirTopic { topic: topic.into(), partitions: vec![0, 9] };
+        DescribeLogDirsRequest { topics: Some(vec![wanted("t"), wanted("absent")]) }
+    })
+    .await;
     for endpoint_type in [2, 9] {
         let request = DescribeClusterRequest { endpoint_type, ..Default::default() };
         for version in 1..=2 {

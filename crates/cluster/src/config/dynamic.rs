@@ -45,12 +45,29 @@ pub fn validate_broker_configs(
     if !per_broker {
         fail_on(keys_where(&of_one_broker), ConfigError::PerBrokerOnly)?;
     }
-    let is_refused = |name: &str| of_one_broker(name) && !name.starts_with("sasl.kerberos.");
+    let is_refused =
+        |name: &str| of_one_broker(name) && !name.starts_with("sasl.kerberos.") && name != CORDONED;
     fail_on(keys_where(&is_refused), ConfigError::NotDynamic)?;
     let mut next = layers.clone();
     let layer = if per_broker { &mut next.broker } else { &mut next.cluster };
     *layer = Arc::new(configs.clone());
+    validate_cordons(&next)?;
     validate_log_times(&next)
+}
+
+/// Log directories that take no new replicas (KIP-1066).
+const CORDONED: &str = "cordoned.log.dirs";
+
+/// Only what is a log directory can be cordoned.
+fn validate_cordons(layers: &ConfigLayers) -> Result<(), ConfigError> {
+    let list = |name: &str| match layers.value(name) {
+        Some(ConfigValue::List(items)) => Some(items),
+        _ => None,
+    };
+    let dirs = list("log.dirs").or_else(|| list("log.dir")).unwrap_or_default();
+    let mut cordoned = list(CORDONED).unwrap_or_default();
+    cordoned.retain(|path| path != "*" && !dirs.contains(path));
+    if cordoned.is_empty() { Ok(()) } else { Err(ConfigError::UnknownCordons(cordoned.join(", "))) }
 }
 
 /// Kafka's bounds on times whose keys come in several units.

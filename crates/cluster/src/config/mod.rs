@@ -163,6 +163,12 @@ pub enum ConfigError {
     /// A broker value that its own check lets through and the broker refuses.
     #[error("requirement failed: {0}")]
     Requirement(&'static str),
+    /// `cordoned.log.dirs` names what is no log directory.
+    #[error(
+        "requirement failed: All entries in cordoned.log.dirs must be present in log.dirs or log.dir. Missing entries : \
+         {0}"
+    )]
+    UnknownCordons(String),
     /// APPEND or SUBTRACT on something that is no list.
     #[error("Can't {op} to key {name} because its type is not LIST.")]
     NotAList {

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
 use klamm_protocol::error_code::ErrorCode;
-use klamm_protocol::ids::{BrokerEpoch, DirectoryId, NodeId, ProducerId, TopicId, Uuid};
+use klamm_protocol::ids::{BrokerEpoch, DirectoryId, NodeId, PartitionIndex, ProducerId, TopicId, Uuid};
 
 use crate::config::ConfigChange;
 use crate::image::{ConfigResource, Endpoint, FeatureRange};
@@ -55,6 +55,12 @@ pub enum ControllerCommand {
     BeginControlledShutdown(BrokerIdentity),
     /// A broker is gone: its partitions move or lose their leader, and it is fenced.
     FenceBroker(BrokerIdentity),
+    /// Log directories of a broker have failed (KIP-858): their partitions move or lose their leader.
+    OfflineDirectories(BrokerIdentity, Vec<DirectoryId>),
+    /// Where replicas of a broker lie (KIP-858).
+    AssignReplicas(BrokerIdentity, Vec<ReplicaPlace>),
+    /// The log directories of a broker that take no new replicas (KIP-1066).
+    CordonDirectories(BrokerIdentity, Vec<DirectoryId>),
     /// CreateTopics.
     CreateTopics(CreateTopics),
     /// DeleteTopics.
@@ -73,8 +79,8 @@ pub enum ControllerCommand {
 #[derive(Clone, Debug, PartialEq)]
 pub enum ControllerReply {
     /// Of [`ControllerCommand::Bootstrap`], [`ControllerCommand::RegisterController`],
-    /// [`ControllerCommand::UnfenceBroker`], [`ControllerCommand::BeginControlledShutdown`] and
-    /// [`ControllerCommand::FenceBroker`].
+    /// [`ControllerCommand::UnfenceBroker`], [`ControllerCommand::BeginControlledShutdown`],
+    /// [`ControllerCommand::FenceBroker`] and of those about log directories.
     Done(Result<(), ApiError>),
     /// The broker's epoch.
     RegisterBroker(Result<BrokerEpoch, ApiError>),
@@ -121,11 +127,24 @@ pub struct RegisterBroker {
     pub rack: Option<String>,
     /// Its online log directories.
     pub directories: Vec<DirectoryId>,
+    /// Those of them that take no new replicas (KIP-1066).
+    pub cordoned: Vec<DirectoryId>,
     /// The epoch in its clean shutdown file; without one the last stop was not clean (KIP-966).
     pub previous_epoch: Option<BrokerEpoch>,
     /// The caller knows that the process which registered before is dead, for instance because
     /// it holds the lock on its directories: no need to wait until it is fenced.
     pub replaces_dead: bool,
+}
+
+/// In which of a broker's log directories one of its replicas lies.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ReplicaPlace {
+    /// The topic.
+    pub topic: TopicId,
+    /// The partition.
+    pub partition: PartitionIndex,
+    /// The log directory.
+    pub directory: DirectoryId,
 }
 
 /// CreateTopics.

@@ -5,7 +5,7 @@
 
 use std::collections::BTreeSet;
 
-use klamm_protocol::ids::{NodeId, PartitionIndex, TopicId};
+use klamm_protocol::ids::{DirectoryId, NodeId, PartitionIndex, TopicId};
 use klamm_protocol::messages::metadata_records::PartitionChangeRecord;
 
 use crate::image::{MetadataImage, NO_LEADER_CHANGE, PartitionImage, RecoveryState, TopicImage};
@@ -29,11 +29,21 @@ pub(super) fn partition_changes(
     node: NodeId,
     event: NodeEvent,
 ) -> Vec<MetadataRecord> {
+    partition_changes_where(image, node, event, |_| true)
+}
+
+/// The same for those of the partitions that `is_meant` picks.
+pub(super) fn partition_changes_where(
+    image: &MetadataImage,
+    node: NodeId,
+    event: NodeEvent,
+    is_meant: impl Fn(&PartitionImage) -> bool,
+) -> Vec<MetadataRecord> {
     let mut records = Vec::new();
     for topic in image.topics().values() {
         let mut elector = None;
         for (index, partition) in &topic.partitions {
-            if partition.replicas.contains(&node) {
+            if partition.replicas.contains(&node) && is_meant(partition) {
                 let elector = elector.get_or_insert_with(|| Elector::new(image, topic));
                 let target = elector.target(partition, node, event);
                 records
@@ -42,6 +52,33 @@ pub(super) fn partition_changes(
         }
     }
     records
+}
+
+/// The record by which a replica on `node` lies in `directory` from now on; a partition without a leader
+/// gets one if that directory is online. `None` if it lies there already.
+pub(super) fn assignment_change(
+    image: &MetadataImage,
+    node: NodeId,
+    topic: &TopicImage,
+    index: PartitionIndex,
+    directory: DirectoryId,
+) -> Option<PartitionChangeRecord> {
+    let partition = topic.partitions.get(&index)?;
+    let at = partition.replicas.iter().position(|replica| *replica == node)?;
+    if partition.directories[at] == directory {
+        return None;
+    }
+    let mut placed = PartitionImage::clone(partition);
+    placed.directories[at] = directory;
+    let mut record =
+        PartitionChangeRecord { topic_id: topic.id.0, partition_id: index.0, ..Default::default() };
+    if !partition.has_leader() {
+        let elector = Elector::new(image, topic);
+        let target = elector.target(&placed, node, NodeEvent::Activated);
+        record = elector.record(topic.id, index, &placed, &target).unwrap_or(record);
+    }
+    record.directories = Some(placed.directories.iter().map(|directory| directory.0).collect());
+    Some(record)
 }
 
 struct Elector<'a> {
@@ -82,6 +119,12 @@ impl<'a> Elector<'a> {
             raises_epoch: false,
             unclean: None,
         };
+        let is_online = |node| self.is_online(partition, node);
+        // What lies in a directory that is offline is not there, whatever its broker does.
+        let event = match event {
+            NodeEvent::Activated if !is_online(node) => NodeEvent::Deactivated,
+            event => event,
+        };
         match event {
             NodeEvent::Activated => {
                 if partition.leader == node {
@@ -89,7 +132,7 @@ impl<'a> Elector<'a> {
                     // repeat with other data after a power cut.
                     target.raises_epoch = true;
                 } else if !partition.has_leader() {
-                    let may_lead = |other| other == node || self.image.is_active(other);
+                    let may_lead = |other| (other == node || self.image.is_active(other)) && is_online(other);
                     self.elect(partition, &may_lead, &mut target);
                 }
             }
@@ -103,12 +146,17 @@ impl<'a> Elector<'a> {
                 }
                 if partition.leader == node {
                     target.leader = NodeId(-1);
-                    let may_lead = |other| other != node && self.image.is_active(other);
+                    let may_lead = |other| other != node && self.image.is_active(other) && is_online(other);
                     self.elect(partition, &may_lead, &mut target);
                 }
             }
         }
         target
+    }
+
+    fn is_online(&self, partition: &PartitionImage, node: NodeId) -> bool {
+        let directory = partition.directory_of(node);
+        self.image.broker(node).is_none_or(|broker| broker.has_online(directory))
     }
 
     /// Elects in the order of KIP-966: ISR, ELR, the last known leader when nothing else is

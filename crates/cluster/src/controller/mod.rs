@@ -13,6 +13,7 @@
 
 mod command;
 mod configs;
+mod directories;
 mod election;
 mod names;
 mod nodes;
@@ -34,7 +35,7 @@ use crate::replay::Replay;
 pub use command::{
     AlterConfigs, ApiError, BrokerIdentity, ControllerCommand, ControllerReply, CreatePartitions,
     CreateTopics, CreatedTopic, DeletedTopic, MorePartitions, NewTopic, NodeRegistration, ProducerIdBlock,
-    RegisterBroker, TopicRef,
+    RegisterBroker, ReplicaPlace, TopicRef,
 };
 pub use names::{METADATA_TOPIC, check_topic_name, collision_key};
 
@@ -135,6 +136,13 @@ impl Machine for Controller {
             ControllerCommand::UnfenceBroker(broker) => self.unfence_broker(broker),
             ControllerCommand::BeginControlledShutdown(broker) => self.begin_controlled_shutdown(broker),
             ControllerCommand::FenceBroker(broker) => self.fence_broker(broker),
+            ControllerCommand::OfflineDirectories(broker, failed) => {
+                self.offline_directories(broker, &failed)
+            }
+            ControllerCommand::AssignReplicas(broker, places) => self.assign_replicas(broker, &places),
+            ControllerCommand::CordonDirectories(broker, cordoned) => {
+                self.cordon_directories(broker, &cordoned)
+            }
             ControllerCommand::CreateTopics(command) => self.create_topics(cx, command),
             ControllerCommand::DeleteTopics(topics) => self.delete_topics(topics),
             ControllerCommand::CreatePartitions(command) => self.create_partitions(command),

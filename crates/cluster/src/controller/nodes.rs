@@ -113,7 +113,10 @@ impl Controller {
             } else {
                 Vec::new()
             },
-            cordoned_directories: None,
+            cordoned_directories: metadata_version
+                .has_cordoned_directories()
+                .then(|| command.cordoned.clone())
+                .filter(|cordoned| !cordoned.is_empty()),
         };
         records.push(register_broker_record(&broker).into());
         self.write(records, reply(Ok(epoch)))
@@ -179,7 +182,7 @@ impl Controller {
     }
 
     /// The registration that `broker` speaks for, unless another replaced it.
-    fn current(&self, broker: BrokerIdentity) -> Result<&BrokerRegistration, ApiError> {
+    pub(super) fn current(&self, broker: BrokerIdentity) -> Result<&BrokerRegistration, ApiError> {
         let NodeId(id) = broker.node;
         match self.image().broker(broker.node) {
             None => {
@@ -195,7 +198,7 @@ impl Controller {
     }
 }
 
-fn change_of(broker: BrokerIdentity) -> BrokerRegistrationChangeRecord {
+pub(super) fn change_of(broker: BrokerIdentity) -> BrokerRegistrationChangeRecord {
     BrokerRegistrationChangeRecord {
         broker_id: broker.node.0,
         broker_epoch: broker.epoch.0,

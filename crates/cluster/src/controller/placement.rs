@@ -30,7 +30,7 @@ pub(super) fn place(
         ));
     }
     if !usable.iter().any(|node| image.is_active(*node)) {
-        return refuse("All brokers are currently fenced or have all their log directories cordoned.");
+        return refuse("All brokers are currently fenced, or have all their log directories cordoned.");
     }
     // Active ones first: a partition needs a leader at once.
     let (mut brokers, inactive): (Vec<NodeId>, Vec<NodeId>) =

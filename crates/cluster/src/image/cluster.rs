@@ -64,6 +64,17 @@ impl BrokerRegistration {
         self.endpoints.iter().find(|endpoint| &*endpoint.name == listener)
     }
 
+    /// Whether a replica in `directory` can be served: it is online, or not decided yet.
+    #[must_use]
+    pub fn has_online(&self, directory: DirectoryId) -> bool {
+        match directory {
+            DirectoryId::UNASSIGNED | DirectoryId::MIGRATING => true,
+            DirectoryId::LOST => false,
+            // A registration before KIP-858 names none.
+            known => self.directories.is_empty() || self.directories.contains(&known),
+        }
+    }
+
     /// Where a new replica goes: its only directory, else wherever the broker decides later.
     #[must_use]
     pub fn default_directory(&self) -> DirectoryId {

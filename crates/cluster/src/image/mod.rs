@@ -102,6 +102,16 @@ impl MetadataImage {
         self.brokers.get(&node)
     }
 
+    /// The replicas that are not there: their broker is gone or fenced, or their log directory is offline.
+    #[must_use]
+    pub fn offline_replicas(&self, partition: &PartitionImage) -> Vec<NodeId> {
+        let is_offline = |node: &NodeId| {
+            self.broker(*node)
+                .is_none_or(|broker| broker.is_fenced || !broker.has_online(partition.directory_of(*node)))
+        };
+        partition.replicas.iter().copied().filter(is_offline).collect()
+    }
+
     /// Whether the broker is registered, unfenced and not shutting down: what may lead.
     #[must_use]
     pub fn is_active(&self, node: NodeId) -> bool {

@@ -99,6 +99,7 @@ impl World {
             node: registration(node, self.incarnations),
             rack: None,
             directories: vec![directory(node)],
+            cordoned: Vec::new(),
             previous_epoch,
             replaces_dead: true,
         };

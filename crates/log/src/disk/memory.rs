@@ -395,6 +395,10 @@ impl Disk for MemoryDisk {
         Ok(Box::new(MemoryLock { disk: self.clone(), path: path.to_owned() }))
     }
 
+    fn total_bytes(&self, _path: &Path) -> io::Result<u64> {
+        Ok(self.state().capacity_bytes.unwrap_or(u64::MAX))
+    }
+
     fn available_bytes(&self, _path: &Path) -> io::Result<u64> {
         let state = self.state();
         Ok(state

@@ -92,6 +92,8 @@ pub trait Disk: Send + Sync + 'static {
     /// Takes an exclusive lock that other processes, Java's among them, see.
     /// `WouldBlock` if somebody holds it.
     fn lock_file(&self, path: &Path) -> io::Result<Box<dyn DiskLock>>;
+    /// How much the file system of `path` holds in all.
+    fn total_bytes(&self, path: &Path) -> io::Result<u64>;
     /// What an unprivileged process may still write on the file system of `path`.
     fn available_bytes(&self, path: &Path) -> io::Result<u64>;
 
