@@ -76,10 +76,15 @@ fn a_batch_that_comes_between_the_decision_and_its_turn_stays() {
     assert_eq!(removal.segment_count() + 1, cut.segment_count());
     assert_eq!(log.view().limits().log_start, active);
     drop(removal);
-    let cut = log.view().decide_retention(&RetentionLimits::default(), WallMs(1000)).unwrap();
-    log.truncate_fully_and_start_at(Offset(7), NOW).unwrap();
+    let by_size = RetentionLimits { bytes_max: Some(0), ..RetentionLimits::default() };
+    let cut = log.view().decide_retention(&by_size, WallMs(1000)).unwrap();
+    log.truncate_fully_and_start_at(Offset(0), NOW).unwrap();
+    assert_eq!(names_of(&disk, ".log"), ["00000000000000000000.log"], "nothing old has a name of use");
+    for n in 0..40 {
+        append(&mut log, &[plain(&[n])])[0].as_ref().unwrap();
+    }
     assert!(log.cut_head(&cut, WallMs(1000)).unwrap().is_empty(), "decided for another log");
-    assert_eq!(names_of(&disk, ".log"), ["00000000000000000007.log"], "nothing old has a name of use");
+    assert_eq!(log.view().limits().log_start, Offset(0));
 }
 
 #[test]

@@ -103,8 +103,8 @@ fn log_starts(disk: &MemoryDisk) -> String {
 fn an_idle_topic_empties_and_its_files_go_after_the_delay() {
     let disk = Arc::new(MemoryDisk::default());
     let seen = disk.clone();
-    sim::run_on(1, disk, |host| async move {
-        let (_running, mut client) = started(&host).await;
+    sim::run_on(1, disk.clone(), |host| async move {
+        let (running, mut client) = started(&host).await;
         create(&mut client, &[("retention.ms", "60000"), ("file.delete.delay.ms", "20000")]).await;
         produce(&mut client, 3).await;
         pass(&host, 58_000).await;
@@ -122,6 +122,13 @@ fn an_idle_topic_empties_and_its_files_go_after_the_delay() {
         assert!(names(&seen, ".deleted").is_empty());
         let response = client.call(&produce_request("t", 0, batch(&["next"])), 9).await;
         assert_eq!(base_offset(&response), 3);
+        drop(client);
+        assert!(running.stop().await, "stops cleanly");
+    });
+    sim::run_on(2, disk, |host| async move {
+        let running = start(&host).await;
+        let mut client = Client::connect(&host, &running);
+        assert_eq!((log_start(&mut client).await, offset(&mut client, -1).await), (3, 4));
     });
 }
 
