@@ -19,20 +19,35 @@ const HTTP_LISTENER: (&str, &str) = ("klamm.http.listener", "127.0.0.1:0");
 /// How to start a broker.
 #[derive(Clone, Debug)]
 pub struct Options {
-    data: PathBuf,
-    port: u16,
+    place: Place,
     settings: Vec<(String, String)>,
+}
+
+/// Where it listens and keeps its data.
+#[derive(Clone, Debug)]
+enum Place {
+    Own { data: PathBuf, port: u16 },
+    File(PathBuf),
 }
 
 impl Options {
     /// A broker on port 0 with its data in `data`.
     pub fn new(data: &Path) -> Self {
-        Self { data: data.to_path_buf(), port: 0, settings: Vec::new() }
+        Self { place: Place::Own { data: data.to_path_buf(), port: 0 }, settings: Vec::new() }
+    }
+
+    /// A broker as a `server.properties` has it.
+    pub fn of_file(properties: &Path) -> Self {
+        Self { place: Place::File(properties.to_path_buf()), settings: Vec::new() }
     }
 
     /// Listens on `port`, so that a restarted broker is found again by running clients.
+    ///
+    /// # Panics
+    /// When a file says where.
     pub fn port(mut self, port: u16) -> Self {
-        self.port = port;
+        let Place::Own { port: own, .. } = &mut self.place else { panic!("the file names the port") };
+        *own = port;
         self
     }
 
@@ -46,12 +61,17 @@ impl Options {
     pub fn command(&self) -> Command {
         let mut command = Command::new(crate::binary::klamm());
         command.arg("serve");
+        if let Place::File(properties) = &self.place {
+            command.arg("--config").arg(properties);
+        }
         let mut set = |key: &str, value: &str| {
             command.arg("--set").arg(format!("{key}={value}"));
         };
-        set("listeners", &format!("PLAINTEXT://127.0.0.1:{}", self.port));
         set(HTTP_LISTENER.0, HTTP_LISTENER.1);
-        set("log.dirs", &self.data.display().to_string());
+        if let Place::Own { data, port } = &self.place {
+            set("listeners", &format!("PLAINTEXT://127.0.0.1:{port}"));
+            set("log.dirs", &data.display().to_string());
+        }
         for (key, value) in &self.settings {
             set(key, value);
         }

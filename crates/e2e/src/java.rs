@@ -49,11 +49,8 @@ impl Tools {
         )
     }
 
-    /// Runs the main class `class` to its end.
-    ///
-    /// # Panics
-    /// When it does not end in time.
-    pub fn run(&self, class: &str, arguments: &[&str], stdin: &[u8]) -> Finished {
+    /// The command that runs the main class `class`, not yet started.
+    pub fn command(&self, class: &str) -> Command {
         let mut command = Command::new(&self.java);
         command
             // Quick to start, small: a dozen of these run beside each other on two cores.
@@ -61,9 +58,16 @@ impl Tools {
             .arg(format!("-Dlog4j2.configurationFile={}", self.home.join("log4j2.yaml").display()))
             .arg("-cp")
             .arg(format!("{}/*", self.home.join("libs").display()))
-            .arg(class)
-            .args(arguments);
-        run(&mut command, stdin, TOOL_TIMEOUT)
+            .arg(class);
+        command
+    }
+
+    /// Runs the main class `class` to its end.
+    ///
+    /// # Panics
+    /// When it does not end in time.
+    pub fn run(&self, class: &str, arguments: &[&str], stdin: &[u8]) -> Finished {
+        run(self.command(class).args(arguments), stdin, TOOL_TIMEOUT)
     }
 }
 

@@ -13,6 +13,7 @@ pub mod binary;
 pub mod broker;
 pub mod clients;
 pub mod java;
+pub mod kafka;
 pub mod pages;
 pub mod process;
 pub mod raw;
