@@ -175,3 +175,15 @@ fn without_timestamps_the_files_time_counts() {
     append(&mut log, &[plain(&[-1])])[0].as_ref().unwrap();
     assert!(retain(&mut log, BY_AGE, WallMs(i64::MAX)).is_empty());
 }
+
+#[test]
+fn a_segment_takes_records_of_its_time_less_the_jitter() {
+    let disk = MemoryDisk::new();
+    let config = LogConfig { segment_ms: 100, segment_jitter_ms: 30, ..LogConfig::default() };
+    let mut log = create(&disk, config);
+    for timestamp in [0, 70, 60, 71, 141, 142] {
+        append(&mut log, &[plain(&[timestamp])])[0].as_ref().unwrap();
+    }
+    let bases: Vec<_> = log.view().load().1.iter().map(|segment| segment.base_offset().0).collect();
+    assert_eq!(bases, [0, 3, 5]);
+}
