@@ -14,6 +14,7 @@ mod header;
 mod rebuild;
 mod record;
 mod reject;
+mod retain;
 mod scan;
 mod scratch;
 mod validate;
@@ -28,6 +29,7 @@ pub use header::{
 };
 pub use record::{Record, RecordError, RecordHeaders, RecordIter};
 pub use reject::{ProduceReject, ProduceRejectKind};
+pub use retain::{BatchRewriter, Selection, StoredBatchError, write_empty_batch};
 pub use scan::{BatchIter, BatchSlice, LegacyEntry, ScanError, Scanned, scan_batches};
 pub use scratch::Scratch;
 pub use validate::{ProduceRules, TopicCompression, ValidatedBatch, validate_produce};

@@ -85,6 +85,11 @@ impl<'a> RecordIter<'a> {
             is_done: false,
         }
     }
+
+    /// Bytes of the payload up to the end of the record that came last.
+    pub(super) fn position(&self) -> usize {
+        self.source.position
+    }
 }
 
 impl<'a> Iterator for RecordIter<'a> {
