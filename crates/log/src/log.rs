@@ -195,6 +195,13 @@ impl Log {
         if offset <= self.last_snapshot {
             return Ok(());
         }
+        if is_durable {
+            // Recovery lists aborted transactions anew only behind the snapshot.
+            let transactions = &self.active.segment.transactions;
+            transactions
+                .sync()
+                .map_err(LogError::io("flush the .txnindex of", self.active.segment.file().path()))?;
+        }
         write_snapshot(&*self.disk, &self.dir, offset, &self.producers, is_durable)
             .map_err(LogError::io("write a producer snapshot in", &self.dir))?;
         self.last_snapshot = offset;

@@ -76,7 +76,10 @@ fn rebuild_once(
 ) -> Result<Rebuilt, LogError> {
     let (limits, segments) = view.load();
     let mut state = ProducerState::default();
-    let found = newest_snapshot(open, limits.end.offset, report)?;
+    // A snapshot behind the recovery point may have outlived what it stands for: the transaction
+    // index up to it.
+    let durable = if open.was_clean { limits.end.offset } else { open.recovery_point.min(limits.end.offset) };
+    let found = newest_snapshot(open, durable, report)?;
     let mut from = limits.log_start;
     let mut last_snapshot = Offset(-1);
     if let Some((offset, entries)) = found {

@@ -66,6 +66,27 @@ impl TransactionIndex {
         Ok(())
     }
 
+    /// Makes the file durable, if there is one.
+    pub(crate) fn sync(&self) -> io::Result<()> {
+        match self.disk.open(&self.path, OpenMode::Write) {
+            Ok(file) => file.sync_data(),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Writes a new file, also for no entries.
+    pub(crate) fn create(&self, entries: &[AbortedTransaction]) -> io::Result<()> {
+        let file = self.disk.open(&self.path, OpenMode::Create)?;
+        file.set_len(0)?;
+        write_all_at(&*file, &entries.iter().flat_map(encode).collect::<Vec<u8>>(), 0)
+    }
+
+    /// What the file will hold once it has its name.
+    pub(crate) fn remember(&self, entries: Vec<AbortedTransaction>) {
+        *self.entries.lock().expect("no holder panics") = Some(Arc::new(entries));
+    }
+
     /// Replaces everything: recovery rebuilds the index from the markers.
     pub(crate) fn replace(&self, entries: Vec<AbortedTransaction>) -> io::Result<()> {
         if *self.entries()? != entries || entries.is_empty() {
