@@ -140,25 +140,29 @@ impl ActiveSegment {
 
     /// Brings the index files up to what is in memory.
     pub(crate) fn write_indexes(&mut self, disk: &dyn Disk, dir: &Path) -> io::Result<()> {
-        let base = self.shape.base_offset;
-        let entries = self.segment.offset_index.entries_from(self.offset_entries_written);
-        write_entries(disk, &files::segment_file(dir, base, INDEX), self.offset_entries_written, &entries)?;
-        self.offset_entries_written += entries.len();
-        let entries = self.segment.time_index.entries_from(self.time_entries_written);
-        write_entries(
-            disk,
-            &files::segment_file(dir, base, TIME_INDEX),
-            self.time_entries_written,
-            &entries,
-        )?;
-        self.time_entries_written += entries.len();
-        Ok(())
+        self.write_indexes_as(disk, dir, "")
     }
 
     /// The last word of a segment that will not grow: its largest timestamp must be in the index.
     pub(crate) fn finish(&mut self, disk: &dyn Disk, dir: &Path) -> io::Result<()> {
+        self.finish_as(disk, dir, "")
+    }
+
+    /// The same for index files whose names end in `mark`.
+    pub(crate) fn finish_as(&mut self, disk: &dyn Disk, dir: &Path, mark: &str) -> io::Result<()> {
         self.push_time_entry();
-        self.write_indexes(disk, dir)
+        self.write_indexes_as(disk, dir, mark)
+    }
+
+    fn write_indexes_as(&mut self, disk: &dyn Disk, dir: &Path, mark: &str) -> io::Result<()> {
+        let path = |suffix| files::segment_file(dir, self.shape.base_offset, &format!("{suffix}{mark}"));
+        let entries = self.segment.offset_index.entries_from(self.offset_entries_written);
+        write_entries(disk, &path(INDEX), self.offset_entries_written, &entries)?;
+        let times = self.segment.time_index.entries_from(self.time_entries_written);
+        write_entries(disk, &path(TIME_INDEX), self.time_entries_written, &times)?;
+        self.offset_entries_written += entries.len();
+        self.time_entries_written += times.len();
+        Ok(())
     }
 
     fn push_time_entry(&mut self) {

@@ -7,8 +7,9 @@
 //! logging (what was found is returned).
 //!
 //! Way in: `log` (the writer), `plan` and `write` (an append), `view` (reading), `open`
-//! and `recovery` (starting), `producer` (idempotence and transactions).
+//! and `recovery` (starting), `producer` (idempotence and transactions), `cleaner` (compaction).
 
+pub mod cleaner;
 pub mod directory;
 pub mod disk;
 

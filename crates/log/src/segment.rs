@@ -64,6 +64,9 @@ pub struct Segment {
     pub(crate) offset_index: OffsetIndex,
     pub(crate) time_index: TimeIndex,
     pub(crate) transactions: Arc<TransactionIndex>,
+    /// True if the cleaner made it, below every limit of readers: a limit in it is from the
+    /// segments that it replaced and means all of it.
+    pub(crate) is_cleaned: bool,
 }
 
 impl SegmentFile {
@@ -183,6 +186,7 @@ impl Segment {
             offset_index: OffsetIndex::File(index(files::INDEX)),
             time_index: TimeIndex::File(index(files::TIME_INDEX)),
             transactions: Self::transaction_index(disk, dir, base),
+            is_cleaned: false,
         }
     }
 
@@ -204,6 +208,7 @@ impl Segment {
             offset_index: indexes.0,
             time_index: indexes.1,
             transactions: Self::transaction_index(disk, dir, base),
+            is_cleaned: false,
         }
     }
 
@@ -213,6 +218,20 @@ impl Segment {
         let closed = Self::closed(disk, dir, file, self.base_offset, self.size_bytes());
         closed.max_timestamp.store(self.max_timestamp.load(Ordering::Acquire), Ordering::Release);
         Self { transactions: Arc::clone(&self.transactions), ..closed }
+    }
+
+    /// A segment that the cleaner writes: all in memory until its files have their names.
+    pub(crate) fn cleaned(disk: &Arc<dyn Disk>, dir: &Path, file: Arc<SegmentFile>, base: Offset) -> Self {
+        let indexes = (OffsetIndex::in_memory(&[]), TimeIndex::in_memory(&[]));
+        Self { is_cleaned: true, ..Self::active(disk, dir, file, base, 0, indexes, -1) }
+    }
+
+    /// This cleaned segment once its files have their names: nothing of it is kept open.
+    pub(crate) fn to_named(&self, disk: &Arc<dyn Disk>, dir: &Path) -> Self {
+        let file = Arc::new(SegmentFile::new(Arc::clone(disk), self.file.path().to_owned()));
+        let named = Self::closed(disk, dir, file, self.base_offset, self.size_bytes());
+        named.max_timestamp.store(self.max_timestamp.load(Ordering::Acquire), Ordering::Release);
+        Self { transactions: Arc::clone(&self.transactions), is_cleaned: true, ..named }
     }
 
     fn transaction_index(disk: &Arc<dyn Disk>, dir: &Path, base: Offset) -> Arc<TransactionIndex> {

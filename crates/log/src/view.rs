@@ -419,6 +419,7 @@ impl PartitionView {
 pub(crate) fn limit_in(segment: &Segment, up_to: LogPosition) -> u32 {
     match segment.base_offset().cmp(&up_to.segment_base) {
         std::cmp::Ordering::Less => segment.size_bytes(),
+        std::cmp::Ordering::Equal if segment.is_cleaned => segment.size_bytes(),
         std::cmp::Ordering::Equal => up_to.position,
         std::cmp::Ordering::Greater => 0,
     }
