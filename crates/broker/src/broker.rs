@@ -17,6 +17,7 @@ use klamm_protocol::ids::NodeId;
 use tokio::sync::{oneshot, watch};
 
 use crate::boot::{self, Booted, StartError};
+use crate::cleaner;
 use crate::config::BrokerConfig;
 use crate::directory_watch;
 use crate::fetch::session::FetchSessions;
@@ -118,6 +119,7 @@ impl<H: Host> Broker<H> {
         let watching = directory_watch::run(broker.clone(), identity, stopped.clone(), lose);
         broker.host.spawn("directories", watching);
         broker.host.spawn("idle files", idle_files::run(broker.clone(), stopped.clone()));
+        broker.host.spawn("cleaner", cleaner::run(broker.clone(), stopped.clone()));
         for dir in broker.dirs.states() {
             broker.host.spawn("flusher", dir.clone().run_flusher(broker.host.clone()));
         }
@@ -138,6 +140,7 @@ impl<H: Host> Broker<H> {
         metrics.topics.set(as_gauge(image.topics().len()));
         metrics.partitions.set(as_gauge(image.partition_count()));
         metrics.metadata_offset.set(image.next_offset().0 - 1);
+        metrics.cleaner.set_time(self.host.mono());
         metrics.log_size_bytes.clear();
         for topic in self.topics.load().topics() {
             let partitions = topic.partitions.load();

@@ -6,6 +6,7 @@
 
 mod boot;
 mod broker;
+mod cleaner;
 pub mod config;
 #[cfg(test)]
 mod corruption_tests;

@@ -74,6 +74,13 @@ impl Entry {
         Offset(self.last_offset.0.saturating_add(1))
     }
 
+    /// True if `bytes`, all of the entry, have its CRC.
+    pub(crate) fn is_intact(&self, bytes: &[u8]) -> bool {
+        let mut crc = self.digest();
+        crc.update(&bytes[self.crc_start() as usize..]);
+        crc.finalize() as u32 == self.crc
+    }
+
     /// Where the bytes begin that the checksum covers, from the entry's position.
     fn crc_start(&self) -> u64 {
         if self.header.is_some() { CRC_START } else { LEGACY_CRC_START }
@@ -254,11 +261,7 @@ impl<'a> Walk<'a> {
     /// True if the checksum of the entry that `next` gave last is right.
     pub(crate) fn is_intact(&self, entry: &Entry) -> io::Result<bool> {
         match self.buffered_bytes(entry) {
-            Some(bytes) => {
-                let mut crc = entry.digest();
-                crc.update(&bytes[entry.crc_start() as usize..]);
-                Ok(crc.finalize() as u32 == entry.crc)
-            }
+            Some(bytes) => Ok(entry.is_intact(bytes)),
             None => is_intact(self.file, entry),
         }
     }

@@ -217,21 +217,13 @@ impl Segment {
         let file = Arc::clone(&self.file);
         let closed = Self::closed(disk, dir, file, self.base_offset, self.size_bytes());
         closed.max_timestamp.store(self.max_timestamp.load(Ordering::Acquire), Ordering::Release);
-        Self { transactions: Arc::clone(&self.transactions), ..closed }
+        Self { transactions: Arc::clone(&self.transactions), is_cleaned: self.is_cleaned, ..closed }
     }
 
     /// A segment that the cleaner writes: all in memory until its files have their names.
     pub(crate) fn cleaned(disk: &Arc<dyn Disk>, dir: &Path, file: Arc<SegmentFile>, base: Offset) -> Self {
         let indexes = (OffsetIndex::in_memory(&[]), TimeIndex::in_memory(&[]));
         Self { is_cleaned: true, ..Self::active(disk, dir, file, base, 0, indexes, -1) }
-    }
-
-    /// This cleaned segment once its files have their names: nothing of it is kept open.
-    pub(crate) fn to_named(&self, disk: &Arc<dyn Disk>, dir: &Path) -> Self {
-        let file = Arc::new(SegmentFile::new(Arc::clone(disk), self.file.path().to_owned()));
-        let named = Self::closed(disk, dir, file, self.base_offset, self.size_bytes());
-        named.max_timestamp.store(self.max_timestamp.load(Ordering::Acquire), Ordering::Release);
-        Self { transactions: Arc::clone(&self.transactions), is_cleaned: true, ..named }
     }
 
     fn transaction_index(disk: &Arc<dyn Disk>, dir: &Path, base: Offset) -> Arc<TransactionIndex> {

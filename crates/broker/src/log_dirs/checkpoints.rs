@@ -1,4 +1,5 @@
-//! The offset checkpoints of a directory: how far each log is durable, and where it starts.
+//! The offset checkpoints of a directory: how far each log is durable, where it starts, how far
+//! it was compacted.
 //!
 //! **Invariants:** an entry never speaks of an earlier topic of the same name; entries of
 //! partitions that are not open stay.
@@ -18,6 +19,8 @@ use crate::partition::registry::TopicIndex;
 pub(super) struct Checkpoints {
     pub(super) recovery_points: OffsetCheckpoint,
     pub(super) log_starts: OffsetCheckpoint,
+    /// How far each compacted log was cleaned.
+    pub(super) cleaned: OffsetCheckpoint,
     /// True while the file may differ from `log_starts`.
     has_new_log_starts: bool,
     /// Rounds of the flusher that the files know of.
@@ -25,8 +28,12 @@ pub(super) struct Checkpoints {
 }
 
 impl Checkpoints {
-    pub(super) fn new(recovery_points: OffsetCheckpoint, log_starts: OffsetCheckpoint) -> Self {
-        Self { recovery_points, log_starts, has_new_log_starts: false, rounds: 0 }
+    pub(super) fn new(
+        recovery_points: OffsetCheckpoint,
+        log_starts: OffsetCheckpoint,
+        cleaned: OffsetCheckpoint,
+    ) -> Self {
+        Self { recovery_points, log_starts, cleaned, has_new_log_starts: false, rounds: 0 }
     }
 
     /// A start never goes back; one of 0 needs no line.
@@ -43,15 +50,7 @@ impl LogDirs {
     /// Writes down where these logs start, in the directories where that has changed. Tells of each
     /// whether its start is durable now; a failure is logged.
     pub(crate) fn checkpoint_log_starts(&self, moved: &[Arc<Partition>]) -> Vec<bool> {
-        let places: Vec<Option<usize>> = {
-            let places = self.places.lock().expect("nothing panics in here");
-            // `moved` may be older than a deletion, even than a new topic of the name.
-            let place = |partition: &Arc<Partition>| {
-                let found = places.get(&(partition.topic.clone(), partition.index))?;
-                (found.topic_id == Some(partition.topic_id)).then_some(found.dir)
-            };
-            moved.iter().map(place).collect()
-        };
+        let places: Vec<_> = moved.iter().map(|partition| self.place_of(partition)).collect();
         let mut is_durable = vec![true; self.dirs.len()];
         for (place, dir) in self.dirs.iter().enumerate() {
             let mut checkpoints = dir.checkpoints.lock().expect("nothing panics in here");
@@ -91,6 +90,29 @@ impl LogDirs {
         Ok(())
     }
 
+    /// How far a partition's log was cleaned.
+    pub(crate) fn cleaned_up_to(&self, partition: &Partition) -> Option<Offset> {
+        let dir = &self.dirs[self.place_of(partition)?];
+        let checkpoints = dir.checkpoints.lock().expect("nothing panics in here");
+        checkpoints.cleaned.get(&(partition.topic.to_string(), partition.index)).copied()
+    }
+
+    /// Writes down how far a partition's log was cleaned.
+    pub(crate) fn note_cleaned(&self, partition: &Partition, end: Offset) -> Result<(), LogError> {
+        let Some(place) = self.place_of(partition) else { return Ok(()) };
+        let dir = &self.dirs[place];
+        let mut checkpoints = dir.checkpoints.lock().expect("nothing panics in here");
+        checkpoints.cleaned.insert((partition.topic.to_string(), partition.index), end);
+        dir.directory.write_cleaner_offsets(&checkpoints.cleaned)
+    }
+
+    /// The directory of a partition; `None` once it was deleted.
+    fn place_of(&self, partition: &Partition) -> Option<usize> {
+        let places = self.places.lock().expect("nothing panics in here");
+        let found = places.get(&(partition.topic.clone(), partition.index))?;
+        (found.topic_id == Some(partition.topic_id)).then_some(found.dir)
+    }
+
     /// Returns where each of the directory's logs is durable.
     pub(super) fn write_checkpoints(
         &self,
@@ -102,13 +124,7 @@ impl LogDirs {
         let mut flushed = OffsetCheckpoint::new();
         for partition in open {
             // `open` may be older than a deletion, even than a new topic of the name.
-            let is_here = {
-                let places = self.places.lock().expect("nothing panics in here");
-                places
-                    .get(&(partition.topic.clone(), partition.index))
-                    .is_some_and(|found| found.dir == place && found.topic_id == Some(partition.topic_id))
-            };
-            if !is_here {
+            if self.place_of(partition) != Some(place) {
                 continue;
             }
             let key = (partition.topic.to_string(), partition.index);
@@ -140,6 +156,9 @@ impl Dir {
         if checkpoints.log_starts.remove(&key).is_some() {
             checkpoints.has_new_log_starts = true;
             self.write_log_starts(&mut checkpoints)?;
+        }
+        if checkpoints.cleaned.remove(&key).is_some() {
+            self.directory.write_cleaner_offsets(&checkpoints.cleaned)?;
         }
         Ok(())
     }

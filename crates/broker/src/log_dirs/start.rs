@@ -82,6 +82,10 @@ impl LogDirs {
                 tracing::warn!(%error, "deleted records whose segments are still there come back");
                 OffsetCheckpoint::new()
             });
+            let cleaned = directory.cleaner_offsets().unwrap_or_else(|error| {
+                tracing::warn!(%error, "compacted topics are taken as never compacted");
+                OffsetCheckpoint::new()
+            });
             dirs.push(Dir {
                 state: DirState::new(
                     directory.path(),
@@ -90,7 +94,7 @@ impl LogDirs {
                     DirFlusher::new(&*disk, directory.path()),
                 ),
                 was_clean: clean.is_some(),
-                checkpoints: Mutex::new(Checkpoints::new(recovery_points, log_starts)),
+                checkpoints: Mutex::new(Checkpoints::new(recovery_points, log_starts, cleaned)),
                 has_failed: AtomicBool::new(false),
                 is_cordoned: AtomicBool::new(false),
                 is_told: AtomicBool::new(false),

@@ -278,7 +278,7 @@ impl<H: Host> Applier<H> {
         };
         LogConfig {
             segment_bytes: unsigned(config.segment_bytes),
-            segment_ms: config.segment_ms,
+            segment_ms: config.max_segment_ms(),
             segment_jitter_ms,
             segment_index_bytes: unsigned(config.segment_index_bytes),
             index_interval_bytes: unsigned(config.index_interval_bytes),

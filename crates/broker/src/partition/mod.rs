@@ -276,6 +276,41 @@ impl Partition {
         receiver.await.ok().flatten()
     }
 
+    /// As [`Partition::with_log`], for a job that waits for the disk: it runs where it may block in
+    /// any case, and what comes meanwhile waits in the queue, not on a thread.
+    pub(crate) async fn with_log_aside<H: Host, T: Send + 'static>(
+        self: &Arc<Self>,
+        host: &H,
+        job: impl FnOnce(&mut Log) -> T + Send + 'static,
+    ) -> Option<T> {
+        let mut log = loop {
+            {
+                let mut appender = self.locked();
+                match std::mem::replace(&mut appender.role, Role::Taken) {
+                    Role::Free(log) => break log,
+                    Role::Taken => {}
+                    Role::Closed => {
+                        appender.role = Role::Closed;
+                        return None;
+                    }
+                }
+            }
+            // As in `close`: the role is about to be free.
+            self.with_log(host, |_| ()).await?;
+            tokio::task::yield_now().await;
+        };
+        let _guard = RoleGuard(self);
+        let (log, result) = host
+            .offload(Pool::Flush, move || {
+                let result = job(&mut log);
+                (log, result)
+            })
+            .await;
+        self.after_job();
+        self.hand_over(host, log);
+        Some(result)
+    }
+
     /// Takes the log away for good; `None` if it was taken before. What still waits is refused.
     pub(crate) async fn close<H: Host>(self: &Arc<Self>, host: &H) -> Option<Box<Log>> {
         loop {

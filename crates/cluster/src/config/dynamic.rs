@@ -52,6 +52,7 @@ pub fn validate_broker_configs(
     let layer = if per_broker { &mut next.broker } else { &mut next.cluster };
     *layer = Arc::new(configs.clone());
     validate_cordons(&next)?;
+    validate_cleaner_threads(layers, &next)?;
     validate_log_times(&next)
 }
 
@@ -68,6 +69,27 @@ fn validate_cordons(layers: &ConfigLayers) -> Result<(), ConfigError> {
     let mut cordoned = list(CORDONED).unwrap_or_default();
     cordoned.retain(|path| path != "*" && !dirs.contains(path));
     if cordoned.is_empty() { Ok(()) } else { Err(ConfigError::UnknownCordons(cordoned.join(", "))) }
+}
+
+/// At most double and at least half of the threads at once, as Kafka has it.
+fn validate_cleaner_threads(now: &ConfigLayers, next: &ConfigLayers) -> Result<(), ConfigError> {
+    let threads = |layers: &ConfigLayers| layers.value("log.cleaner.threads")?.as_integer();
+    let (Some(now), Some(next)) = (threads(now), threads(next)) else { return Ok(()) };
+    let refused = |problem: String| Err(ConfigError::CleanerThreads(problem));
+    if next < 1 {
+        return refused("Log cleaner threads should be at least 1".to_owned());
+    }
+    if next < now / 2 {
+        return refused(format!(
+            "Log cleaner threads cannot be reduced to less than half the current value {now}"
+        ));
+    }
+    if next > now.max(1) * 2 {
+        return refused(format!(
+            "Log cleaner threads cannot be increased to more than double the current value {now}"
+        ));
+    }
+    Ok(())
 }
 
 /// Kafka's bounds on times whose keys come in several units.
@@ -236,6 +258,13 @@ mod tests {
                     "Cannot update these configs dynamically: [log.retention.hours]",
                 ),
                 ("process.roles", "x", "Cannot update these configs dynamically: [process.roles]"),
+                ("log.cleaner.threads", "2", "ok"),
+                ("log.cleaner.threads", "0", "Log cleaner threads should be at least 1"),
+                (
+                    "log.cleaner.threads",
+                    "3",
+                    "Log cleaner threads cannot be increased to more than double the current value 1",
+                ),
                 ("nope.nope", "3", "ok"),
                 ("max.connections", "5", "ok"),
                 ("log.roll.ms", "0", "requirement failed: log.roll.ms must be greater than or equal to 1"),

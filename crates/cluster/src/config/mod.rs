@@ -169,6 +169,9 @@ pub enum ConfigError {
          {0}"
     )]
     UnknownCordons(String),
+    /// `log.cleaner.threads` changed too far at once.
+    #[error("{0}")]
+    CleanerThreads(String),
     /// APPEND or SUBTRACT on something that is no list.
     #[error("Can't {op} to key {name} because its type is not LIST.")]
     NotAList {

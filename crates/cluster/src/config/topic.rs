@@ -196,6 +196,17 @@ impl TopicConfig {
     }
 }
 
+impl TopicConfig {
+    /// How old a segment's first record may grow: a compacted topic rolls for
+    /// `max.compaction.lag.ms` too, since the active segment is never compacted (KIP-354).
+    pub fn max_segment_ms(&self) -> i64 {
+        match self.cleanup_policy.compact && self.max_compaction_lag_ms > 0 {
+            true => self.segment_ms.min(self.max_compaction_lag_ms),
+            false => self.segment_ms,
+        }
+    }
+}
+
 impl Default for TopicConfig {
     fn default() -> Self {
         Self::effective(&BTreeMap::new(), &ConfigLayers::default())
@@ -339,6 +350,18 @@ mod tests {
         let config = TopicConfig::effective(&overrides, &layers);
         assert_eq!(config.segment_bytes, 5_000_000);
         assert_eq!(config.cleanup_policy, CleanupPolicy { compact: false, delete: false });
+    }
+
+    #[test]
+    fn compacted_topics_roll_for_their_lag() {
+        let pairs = [("segment.ms", "5000"), ("max.compaction.lag.ms", "300"), ("cleanup.policy", "compact")];
+        let rolls_after = |pairs: &[(&str, &str)]| {
+            let overrides = pairs.iter().map(|(name, value)| (name.to_string(), value.to_string())).collect();
+            TopicConfig::effective(&overrides, &ConfigLayers::default()).max_segment_ms()
+        };
+        assert_eq!(rolls_after(&pairs), 300);
+        assert_eq!(rolls_after(&pairs[..2]), 5000);
+        assert_eq!(rolls_after(&[pairs[0], pairs[2]]), 5000);
     }
 
     #[test]

@@ -214,7 +214,7 @@ impl Cleaning {
         if began < limit {
             let (map, rewriter) = (&mut self.map, &mut self.rewriter);
             let file = segment.file().get().map_err(LogError::io("open", path))?;
-            let read = self.reader.read(&**file, began, limit, |entry, bytes| {
+            let read = self.reader.read(&*file, began, limit, |entry, bytes| {
                 let is_mapped = map_batch(map, rewriter, transactions, first_dirty, entry, bytes)?;
                 if is_mapped && entry.last_offset >= first_dirty {
                     map.cover(entry.last_offset);

@@ -9,7 +9,6 @@ use klamm_protocol::records::BATCH_HEADER_BYTES;
 
 use crate::disk::{DiskFile, read_full_at};
 use crate::entry::{Entry, WalkError};
-use crate::recovery::has_right_crc;
 
 /// Room for a header; a batch that is larger is read on its own.
 const BUFFER_BYTES_MIN: usize = BATCH_HEADER_BYTES;
@@ -55,7 +54,7 @@ impl Reader {
                 }
                 break;
             };
-            if !has_right_crc(bytes, &entry) {
+            if !entry.is_intact(bytes) {
                 let reason = "a wrong CRC".to_owned();
                 return Err(WalkError::Invalid { position: u64::from(at), reason });
             }

@@ -103,7 +103,7 @@ impl Rewrite {
             let file = source.file().get().map_err(LogError::io("open", path))?;
             let mut out = Vec::new();
             let mut failure = None;
-            let read = reader.read(&**file, self.position, limit, |entry, bytes| {
+            let read = reader.read(&*file, self.position, limit, |entry, bytes| {
                 let Some(header) = &entry.header else {
                     return Ok(self.append(entry, bytes).map_err(|error| failure = Some(error)).is_ok());
                 };
@@ -188,7 +188,7 @@ impl Output {
         file.set_len(0).map_err(LogError::io("empty", &path))?;
         // Under the name that it will have; readers find it open.
         let name = files::segment_file(&place.dir, base, LOG);
-        let segment_file = SegmentFile::opened(Arc::clone(&place.disk), name, Arc::clone(&file));
+        let segment_file = SegmentFile::growing(Arc::clone(&place.disk), name, Arc::clone(&file), 0);
         let segment = Segment::cleaned(&place.disk, &place.dir, Arc::new(segment_file), base);
         let active = ActiveSegment::new(Arc::new(segment), place.now, false);
         Ok(Self { file, path, active, aborted: Vec::new(), pending: Vec::new(), written: 0 })

@@ -100,7 +100,7 @@ impl Log {
             remove_if_there(&*disk, &snapshot_path(&dir, base))?;
         }
         sync(&*disk, &dir)?;
-        let named = group.outputs.iter().map(|output| Arc::new(output.to_named(&disk, &dir)));
+        let named = group.outputs.iter().map(|output| Arc::new(output.to_closed(&disk, &dir)));
         self.view.publish_segments(list(named.collect()));
         Ok(Replaced { disk, deleted })
     }

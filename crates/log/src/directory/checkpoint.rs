@@ -1,6 +1,6 @@
 //! Kafka's checkpoint files: a version line, a count line, then one entry a line.
 //!
-//! `recovery-point-offset-checkpoint`, `log-start-offset-checkpoint` and
+//! `recovery-point-offset-checkpoint`, `log-start-offset-checkpoint`, `cleaner-offset-checkpoint` and
 //! `replication-offset-checkpoint` hold `topic partition offset`. Always replaced whole.
 
 use std::collections::BTreeMap;

@@ -1,6 +1,6 @@
 //! A log directory (one of `log.dirs`): its lock, its small files and its partitions.
 //!
-//! Files: `meta.properties`, `.lock`, `.kafka_cleanshutdown`, the three offset checkpoints;
+//! Files: `meta.properties`, `.lock`, `.kafka_cleanshutdown`, the four offset checkpoints;
 //! one directory for each partition. All small files are replaced whole and durably.
 //! Deliberately absent: which partitions belong here, and removing what is marked.
 
@@ -23,6 +23,7 @@ const LOCK: &str = ".lock";
 const CLEAN_SHUTDOWN: &str = ".kafka_cleanshutdown";
 const RECOVERY_POINTS: &str = "recovery-point-offset-checkpoint";
 const LOG_STARTS: &str = "log-start-offset-checkpoint";
+const CLEANER_OFFSETS: &str = "cleaner-offset-checkpoint";
 const HIGH_WATERMARKS: &str = "replication-offset-checkpoint";
 /// The longest file name that all file systems take.
 const NAME_BYTES_MAX: usize = 255;
@@ -241,6 +242,16 @@ impl LogDirectory {
     /// Replaces the log starts.
     pub fn write_log_starts(&self, offsets: &OffsetCheckpoint) -> Result<(), LogError> {
         checkpoint::write_offsets(&*self.disk, &self.path.join(LOG_STARTS), offsets)
+    }
+
+    /// Up to where each compacted log was cleaned.
+    pub fn cleaner_offsets(&self) -> Result<OffsetCheckpoint, LogError> {
+        checkpoint::read_offsets(&*self.disk, &self.path.join(CLEANER_OFFSETS))
+    }
+
+    /// Replaces the offsets up to which logs were cleaned.
+    pub fn write_cleaner_offsets(&self, offsets: &OffsetCheckpoint) -> Result<(), LogError> {
+        checkpoint::write_offsets(&*self.disk, &self.path.join(CLEANER_OFFSETS), offsets)
     }
 
     /// The last known high watermarks.
