@@ -5,6 +5,7 @@
 mod compaction;
 mod configs;
 mod directories;
+mod durability;
 mod retention;
 mod versions;
 

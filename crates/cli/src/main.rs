@@ -35,8 +35,22 @@ fn main() -> ExitCode {
     match outcome {
         Ok(code) => code,
         Err(error) => {
-            eprintln!("klamm: {error:#}");
+            eprintln!("klamm: {}", told(&error));
             ExitCode::FAILURE
         }
     }
+}
+
+/// An error with its causes, where the error does not tell of them itself.
+fn told(error: &anyhow::Error) -> String {
+    let mut text = String::new();
+    for cause in error.chain().map(ToString::to_string) {
+        if text.is_empty() {
+            text = cause;
+        } else if !text.contains(&cause) {
+            text.push_str(": ");
+            text.push_str(&cause);
+        }
+    }
+    text
 }

@@ -5,7 +5,7 @@
 //! broker at a moment drawn from the round's seed, and restarts it on the same directory. In even rounds the producer
 //! survives, retries, and the broker is killed again right behind the last acknowledgement: then the topic is the
 //! file. In odd rounds the producer dies with the broker: then the topic is a beginning of the file that holds at
-//! least everything acknowledged.
+//! least everything acknowledged. Two rounds with each `klamm.durability` follow each other.
 //!
 //! `KLAMM_PROOF_ROUNDS` (20) and `KLAMM_PROOF_SEED` (1) ask for more, or for other moments.
 
@@ -47,7 +47,8 @@ fn what_was_acknowledged_survives_kill_9() {
         eprintln!(
             "round {round}: seed {seed}, kill after {kill_after} acknowledged, producer dies: {dies_with_it}"
         );
-        clients::create_topic(&broker.bootstrap(), &topic, 1, &[]);
+        let durability = if round % 4 < 2 { "flushed" } else { "page_cache" };
+        clients::create_topic(&broker.bootstrap(), &topic, 1, &[("klamm.durability", durability)]);
         let acknowledged;
         (broker, acknowledged) = if dies_with_it {
             round_without_survivor(broker, &options, &topic, &lines, kill_after)

@@ -122,7 +122,7 @@ impl PartitionDirectory {
 impl LogDirectory {
     /// Creates the directory if needed and locks it.
     pub fn open(disk: Arc<dyn Disk>, path: &Path) -> Result<Self, LogError> {
-        disk.create_dir_all(path).map_err(LogError::io("create", path))?;
+        create_durably(&*disk, path)?;
         let lock_path = path.join(LOCK);
         let made_lock = !disk.exists(&lock_path).map_err(LogError::io("look at", &lock_path))?;
         let lock = disk.lock_file(&lock_path).map_err(|error| match error.kind() {
@@ -263,6 +263,23 @@ impl LogDirectory {
     pub fn write_high_watermarks(&self, offsets: &OffsetCheckpoint) -> Result<(), LogError> {
         checkpoint::write_offsets(&*self.disk, &self.path.join(HIGH_WATERMARKS), offsets)
     }
+}
+
+/// Creates a directory with its missing parents, each under a durable name: what is flushed in it
+/// must not go with it.
+fn create_durably(disk: &dyn Disk, path: &Path) -> Result<(), LogError> {
+    let mut missing = Vec::new();
+    for ancestor in path.ancestors().filter(|ancestor| !ancestor.as_os_str().is_empty()) {
+        if disk.exists(ancestor).map_err(LogError::io("look at", ancestor))? {
+            break;
+        }
+        missing.push(ancestor);
+    }
+    disk.create_dir_all(path).map_err(LogError::io("create", path))?;
+    for parent in missing.iter().rev().filter_map(|made| made.parent()) {
+        disk.sync_dir(parent).map_err(LogError::io("sync", parent))?;
+    }
+    Ok(())
 }
 
 #[cfg(test)]
