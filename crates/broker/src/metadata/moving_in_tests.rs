@@ -53,8 +53,10 @@ fn read(disk: &MemoryDisk, path: &str) -> Vec<u8> {
 
 fn write(disk: &MemoryDisk, path: &str, bytes: &[u8]) {
     let path = Path::new(path);
-    disk.create_dir_all(path.parent().unwrap()).unwrap();
+    let dir = path.parent().unwrap();
+    disk.create_dir_all(dir).unwrap();
     disk.write_file_atomically(path, bytes).unwrap();
+    disk.sync_dir(dir.parent().unwrap()).unwrap();
 }
 
 /// Every file with its bytes.
@@ -223,6 +225,24 @@ fn a_torn_tail_is_cut_and_a_damaged_middle_refused() {
     assert!(matches!(error, StartError::Metadata(MetadataError::Corrupt { position: 0, .. })), "{error}");
 }
 
+/// The checksum does not cover a batch's offset: the bytes of the last one may not have been written.
+#[test]
+fn a_last_batch_without_its_offset_is_a_torn_tail_and_a_later_offset_is_a_gap() {
+    let last = |disk: &MemoryDisk| {
+        let bytes = Bytes::from(read(disk, LOG));
+        bytes.len() - decode_batches(&bytes).last().unwrap().unwrap().size_bytes
+    };
+    let disk = directory();
+    let at = last(&disk);
+    disk.tamper(Path::new(LOG), |log| log[at..at + 8].fill(0)).unwrap();
+    assert_eq!(starts(&disk), ["a"]);
+
+    let disk = directory();
+    disk.tamper(Path::new(LOG), |log| log[at + 6] += 1).unwrap();
+    let error = refusal(&disk);
+    assert!(matches!(error, StartError::Metadata(MetadataError::Corrupt { .. })), "{error}");
+}
+
 #[test]
 fn a_broken_last_batch_is_a_torn_tail_even_after_a_clean_stop() {
     let disk = directory();
@@ -372,4 +392,53 @@ fn a_bootstrap_that_was_cut_off_is_done_again() {
     let (records, _) = records_in_log(&disk);
     assert!(matches!(records[2], MetadataRecord::AbortTransaction(_)), "{records:?}");
     assert_eq!(records[4..7], bootstrap_records()[..]);
+}
+
+/// Cuts the power at every step of a start, then starts again; `check` sees what came of it.
+fn with_power_cuts(disk: &Arc<MemoryDisk>, check: impl Fn(&Arc<MemoryDisk>, u64)) {
+    for step in 0.. {
+        // A copy of everything, durable.
+        let cut = Arc::new(disk.fork());
+        cut.cut_power_after(step);
+        sim::run_on(step, cut.clone(), |host| async move {
+            if let Ok(running) = try_start(&host).await {
+                running.stop().await;
+            }
+        });
+        if !cut.is_off() {
+            assert!(step > 20, "a start has more steps than {step}");
+            return;
+        }
+        for seed in 0..3 {
+            let after = Arc::new(cut.after_power_cut(step * 1_000 + seed));
+            starts(&after);
+            check(&after, step);
+        }
+    }
+}
+
+#[test]
+fn a_first_start_whose_power_fails_leaves_the_layout_that_was_formatted() {
+    let voter = Voter { node: NodeId(1), directory: DIRECTORY, endpoints: Vec::new() };
+    with_power_cuts(&formatted(Some(voter.clone()), &bootstrap_records()), |disk, step| {
+        let (_, control) = records_in_log(disk);
+        let is_voter = |record: &ControlRecord| *record == ControlRecord::KraftVoters(vec![voter.clone()]);
+        assert!(control.iter().any(is_voter), "step {step}: {control:?}");
+        let state = String::from_utf8(read(disk, QUORUM_STATE)).unwrap();
+        assert!(state.contains(r#""data_version":1"#), "step {step}: {state}");
+    });
+    with_power_cuts(&formatted(None, &bootstrap_records()), |disk, step| {
+        let state = String::from_utf8(read(disk, QUORUM_STATE)).unwrap();
+        assert!(state.contains(r#""data_version":0"#), "step {step}: {state}");
+        let (records, _) = records_in_log(disk);
+        let level = bootstrap_records()[0].clone();
+        assert!(records.contains(&level), "step {step}: {records:?}");
+    });
+}
+
+#[test]
+fn a_start_whose_power_fails_loses_nothing_that_was_there() {
+    with_power_cuts(&directory(), |disk, step| {
+        assert_eq!(starts(disk), ["a"], "step {step}");
+    });
 }

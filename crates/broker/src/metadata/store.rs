@@ -139,33 +139,36 @@ impl MetadataStore {
         }
         let opening = encode_control(self.next_offset(), self.epoch, now, &records)?;
         self.log.assign_leader_epoch(self.epoch)?;
-        self.write(vec![opening.bytes], now)?;
+        self.write(opening.bytes, now)?;
         Ok(self.next_offset())
     }
 
-    /// Writes each list of records as one atomic batch, and flushes once.
+    /// Writes the decisions of a round, each whole or not at all: as one batch and with one flush, if
+    /// they fit. A batch is flushed before the next is written, so that a power cut tears the last
+    /// one alone: an invalid batch before a valid one is damage.
     pub(crate) fn append(
         &mut self,
         batches: &[Vec<MetadataRecord>],
         version: MetadataVersion,
         now: WallMs,
     ) -> Result<(), MetadataError> {
-        let mut encoded = Vec::with_capacity(batches.len());
-        let mut next_offset = self.next_offset();
+        let mut fit = encode_records(self.next_offset(), self.epoch, now, version, &batches.concat())?;
+        if let (1, Some(batch)) = (fit.len(), fit.pop()) {
+            return self.write(batch.bytes, now);
+        }
         for records in batches {
-            for batch in encode_records(next_offset, self.epoch, now, version, records)? {
-                next_offset = batch.end_offset;
-                encoded.push(batch.bytes);
+            for batch in encode_records(self.next_offset(), self.epoch, now, version, records)? {
+                self.write(batch.bytes, now)?;
             }
         }
-        self.write(encoded, now)
+        Ok(())
     }
 
-    fn write(&mut self, encoded: Vec<Bytes>, now: WallMs) -> Result<(), MetadataError> {
-        let batches = encoded.into_iter().map(trusted_batch).collect::<Result<Vec<_>, _>>()?;
-        self.bytes_since_snapshot += batches.iter().map(|batch| batch.bytes.len() as u64).sum::<u64>();
+    fn write(&mut self, encoded: Bytes, now: WallMs) -> Result<(), MetadataError> {
+        let batch = trusted_batch(encoded)?;
+        self.bytes_since_snapshot += batch.bytes.len() as u64;
         let context = AppendContext { now, leader_epoch: self.epoch, origin: AppendOrigin::RaftLeader };
-        let plan = self.log.plan(&context, &batches);
+        let plan = self.log.plan(&context, &[batch]);
         for result in self.log.write(plan) {
             result?;
         }
