@@ -21,7 +21,7 @@ use klamm_log::{FlushJob, LogError};
 use klamm_protocol::time::MonoMs;
 use tokio::sync::Notify;
 
-use crate::host::{Host, Pool};
+use crate::host::{DirPressure, Host, Pool};
 use crate::log_dirs::DirState;
 use crate::partition::Partition;
 
@@ -61,6 +61,8 @@ struct Dirty {
 /// The flusher of one log directory.
 pub(crate) struct DirFlusher {
     file_system: Option<Arc<dyn FileSystem>>,
+    /// Of flushes alone: a disk that flushes slowly may well take appends quickly.
+    pressure: DirPressure,
     dirty: Mutex<Dirty>,
     /// Appended since the last write-back.
     write_back_bytes: AtomicU64,
@@ -78,6 +80,7 @@ impl DirFlusher {
     pub(crate) fn new(disk: &dyn Disk, path: &Path) -> Self {
         Self {
             file_system: disk.file_system(path).ok(),
+            pressure: DirPressure::default(),
             dirty: Mutex::default(),
             write_back_bytes: AtomicU64::new(0),
             is_wanted: AtomicBool::new(false),
@@ -191,13 +194,16 @@ impl DirState {
     /// flush, else by the directory's task as soon as it can.
     pub(crate) fn commit<H: Host>(&self, host: &H) {
         self.flusher.is_wanted.store(true, Ordering::SeqCst);
-        if self.pressure.is_slow(host.mono()) || !self.flusher.is_little() || !self.flusher.take_role() {
+        if self.flusher.pressure.is_slow(host.mono())
+            || !self.flusher.is_little()
+            || !self.flusher.take_role()
+        {
             self.flusher.changed.notify_one();
             return;
         }
         let partitions = self.flusher.take_commits();
         // It may have become more in between; then it is one longer round.
-        host.maybe_slow(&self.pressure, || self.flush(host, partitions));
+        host.maybe_slow(&self.flusher.pressure, || self.flush(host, partitions));
         self.flusher.free_role();
         if self.flusher.is_wanted.load(Ordering::SeqCst) {
             self.flusher.changed.notify_one();
@@ -237,7 +243,12 @@ impl DirState {
             }
             let partitions = self.flusher.take_due(host.mono());
             let (dir, host_of_job) = (self.clone(), host.clone());
-            host.offload(Pool::Flush, move || dir.flush(&host_of_job, partitions)).await;
+            host.offload(Pool::Flush, move || {
+                let began = host_of_job.mono();
+                dir.flush(&host_of_job, partitions);
+                dir.flusher.pressure.note_write(began, host_of_job.mono());
+            })
+            .await;
             self.flusher.free_role();
         }
     }
