@@ -34,6 +34,7 @@ use klamm_protocol::wire::{Records, WireStr};
 use super::{Frame, Meta, Response};
 use crate::broker::Broker;
 use crate::host::Host;
+use crate::log_dirs::DirState;
 use crate::net::CloseReason;
 use crate::net::slots::Slots;
 use crate::net::waker::{Completion, ConnWaker};
@@ -213,7 +214,7 @@ pub(crate) fn append<H: Host>(
         // Stable: a partition's batches keep their order.
         entries.sort_by_key(|entry| (entry.partition.topic_id, entry.partition.index));
     }
-    let mut waiting: Vec<Arc<Partition>> = Vec::new();
+    let mut waited_for: Vec<Arc<DirState>> = Vec::new();
     let mut rest = entries.drain(..).peekable();
     while let Some(first) = rest.next() {
         let partition = first.partition;
@@ -228,7 +229,10 @@ pub(crate) fn append<H: Host>(
             Append::Queued => {}
             Append::Done(results) => {
                 if results.iter().any(Option::is_none) {
-                    waiting.push(partition);
+                    let dir = partition.want_commit(&broker.host);
+                    if !waited_for.iter().any(|known| Arc::ptr_eq(known, &dir)) {
+                        waited_for.push(dir);
+                    }
                 }
                 for (ticket, result) in tickets.into_iter().zip(results) {
                     let Some(result) = result else { continue };
@@ -241,7 +245,7 @@ pub(crate) fn append<H: Host>(
     drop(rest);
     group.entries = entries;
     // After all appends: one flush for what one read brought.
-    waiting.iter().for_each(|partition| partition.commit(&broker.host));
+    waited_for.iter().for_each(|dir| dir.commit(&broker.host));
     for slot in group.slots.drain(..) {
         if slots.parked(slot).is_some_and(|parked| parked.waiting_count == 0) {
             slots.answer(slot, ParkedProduce::encode);

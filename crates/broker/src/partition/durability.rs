@@ -18,6 +18,7 @@ use super::waiters::FetchWait;
 use super::{AppendFailure, AppendResult, Partition, Ticket};
 use crate::handlers::produce::ProduceWaker;
 use crate::host::Host;
+use crate::log_dirs::DirState;
 
 /// What a topic's configuration says of flushing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -97,7 +98,7 @@ impl Partition {
     }
 
     /// Keeps back the answers that must wait for a flush; the others come back.
-    /// Whoever kept any back calls [`Partition::commit`] once he is done appending.
+    /// Whoever kept any back wants a commit ([`Partition::want_commit`]) once he is done appending.
     pub(super) fn park(
         &self,
         tickets: &[Ticket],
@@ -131,14 +132,14 @@ impl Partition {
 
     /// Somebody waits for what was appended, and this thread has no time to flush it.
     pub(crate) fn commit_soon<H: Host>(self: &Arc<Self>, host: &H) {
-        self.dir.load().add_for_commit(host, self);
-        self.dir.load().want_round();
+        self.want_commit(host).want_round();
     }
 
-    /// Somebody waits for what was appended.
-    pub(crate) fn commit<H: Host>(self: &Arc<Self>, host: &H) {
-        self.dir.load().add_for_commit(host, self);
-        self.dir.load().commit(host);
+    /// Somebody waits for what was appended, and will ask the directory for a round.
+    pub(crate) fn want_commit<H: Host>(self: &Arc<Self>, host: &H) -> Arc<DirState> {
+        let dir = self.dir();
+        dir.add_for_commit(host, self);
+        dir
     }
 
     /// What [`Partition::flushed`] or [`Partition::flush_failed`] will report on.
