@@ -19,6 +19,7 @@ use tokio::sync::{oneshot, watch};
 use crate::boot::{self, Booted, StartError};
 use crate::cleaner;
 use crate::config::BrokerConfig;
+use crate::directory_move;
 use crate::directory_watch;
 use crate::fetch::session::FetchSessions;
 use crate::flusher::checkpoints;
@@ -116,6 +117,8 @@ impl<H: Host> Broker<H> {
             let accepting = accept_loop(broker.clone(), socket, name, stopped.clone());
             broker.host.spawn("listener", accepting);
         }
+        let moving = directory_move::run(broker.clone(), identity, stopped.clone());
+        broker.host.spawn("moves", moving);
         let watching = directory_watch::run(broker.clone(), identity, stopped.clone(), lose);
         broker.host.spawn("directories", watching);
         broker.host.spawn("idle files", idle_files::run(broker.clone(), stopped.clone()));

@@ -12,6 +12,7 @@ pub mod config;
 mod corruption_tests;
 #[cfg(test)]
 mod crash_tests;
+mod directory_move;
 mod directory_watch;
 mod fetch;
 mod flusher;

@@ -6,6 +6,7 @@ mod compaction;
 mod configs;
 mod directories;
 mod durability;
+mod moves;
 mod retention;
 mod versions;
 
@@ -13,7 +14,7 @@ use std::sync::Arc;
 
 use bytes::{Buf, Bytes, BytesMut};
 use klamm_log::disk::{Disk, MemoryDisk};
-use klamm_protocol::ids::{ProducerEpoch, ProducerId};
+use klamm_protocol::ids::{PartitionIndex, ProducerEpoch, ProducerId};
 use klamm_protocol::messages::create_topics::{CreatableTopic, CreateTopicsRequest};
 use klamm_protocol::messages::fetch::{FetchPartition, FetchRequest, FetchResponse, FetchTopic};
 use klamm_protocol::messages::incremental_alter_configs::{

@@ -17,6 +17,7 @@ mod config;
 mod error;
 mod limits;
 
+mod copy;
 mod cut;
 mod flush;
 mod log;
@@ -52,6 +53,7 @@ mod replay;
 mod tail;
 
 pub use config::LogConfig;
+pub use copy::LogCopy;
 pub use error::{AppendError, EpochEnd, LogError, ReadError};
 pub use flush::FlushJob;
 pub use leader_epochs::{EpochStart, LeaderEpochs};

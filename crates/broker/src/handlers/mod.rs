@@ -9,6 +9,7 @@ pub(crate) mod produce;
 pub(crate) mod fetch;
 
 mod alter_configs;
+mod alter_replica_log_dirs;
 mod api_versions;
 mod authorized;
 mod create_partitions;
@@ -50,6 +51,7 @@ pub(crate) const SERVED: &[ApiKey] = &[
     ApiKey::OffsetForLeaderEpoch,
     ApiKey::DescribeConfigs,
     ApiKey::AlterConfigs,
+    ApiKey::AlterReplicaLogDirs,
     ApiKey::DescribeLogDirs,
     ApiKey::CreatePartitions,
     ApiKey::IncrementalAlterConfigs,
@@ -77,6 +79,7 @@ pub(crate) fn handle<H: Host>(broker: &Arc<Broker<H>>, context: &ConnectionConte
         ApiKey::OffsetForLeaderEpoch => offset_for_leader_epoch::handle(broker, frame),
         ApiKey::DescribeConfigs => describe_configs::handle(broker, frame),
         ApiKey::AlterConfigs => alter_configs::handle_full(broker, frame),
+        ApiKey::AlterReplicaLogDirs => alter_replica_log_dirs::handle(broker, frame),
         ApiKey::DescribeLogDirs => describe_log_dirs::handle(broker, frame),
         ApiKey::CreatePartitions => create_partitions::handle(broker, frame),
         ApiKey::IncrementalAlterConfigs => alter_configs::handle_incremental(broker, frame),

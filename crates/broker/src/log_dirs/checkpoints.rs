@@ -146,6 +146,24 @@ impl Dir {
         Ok(())
     }
 
+    /// A partition comes from another directory: as durable as it is, or a kill would have all of it checked,
+    /// and deleted records would come back.
+    pub(super) fn note_arrival(
+        &self,
+        topic: &str,
+        index: PartitionIndex,
+        end: Offset,
+        log_start: Offset,
+    ) -> Result<(), LogError> {
+        let key = (topic.to_owned(), index);
+        let mut checkpoints = self.checkpoints.lock().expect("nothing panics in here");
+        checkpoints.recovery_points.insert(key.clone(), end);
+        checkpoints.log_starts.remove(&key);
+        checkpoints.note_log_start(key, log_start);
+        self.directory.write_recovery_points(&checkpoints.recovery_points)?;
+        self.write_log_starts(&mut checkpoints)
+    }
+
     /// Before a partition's files go or come: what is known of its name is another's.
     pub(super) fn forget_checkpoints(&self, topic: &str, index: PartitionIndex) -> Result<(), LogError> {
         let key = (topic.to_owned(), index);

@@ -2,8 +2,9 @@
 //! the broker asks of them.
 //!
 //! Synchronous; called where it may block. `start` locks and reads them, `opening` opens or creates
-//! partitions, `checkpoints` keeps the offset files, `strays` sets aside and deletes.
-//! What it deliberately does not do: taking a failed directory offline alone, moving partitions.
+//! partitions, `checkpoints` keeps the offset files, `strays` sets aside and deletes, `state` tells a failed
+//! directory, `moves` takes a partition from one to another.
+//! What it deliberately does not do: tell the controller (`directory_watch` does).
 //!
 //! **Invariants:** every directory is locked for as long as this lives, and carries
 //! this cluster's and node's ids; the clean-shutdown marker is removed durably before the
@@ -14,12 +15,14 @@ mod availability;
 mod checkpoints;
 mod describe;
 mod error;
+mod moves;
 mod opening;
 mod places;
 mod start;
 mod state;
 mod strays;
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
@@ -29,7 +32,7 @@ use klamm_cluster::metadata_log::METADATA_DIRECTORY;
 use klamm_log::directory::{CleanShutdown, LogDirectory, MetaProperties};
 use klamm_log::disk::Disk;
 use klamm_log::{Log, LogError};
-use klamm_protocol::ids::{BrokerEpoch, DirectoryId};
+use klamm_protocol::ids::{BrokerEpoch, DirectoryId, PartitionIndex, TopicId};
 use tokio::sync::Notify;
 
 use crate::partition::Partition;
@@ -37,6 +40,7 @@ use crate::partition::Partition;
 use checkpoints::Checkpoints;
 pub(crate) use describe::Described;
 pub use error::LogDirsError;
+pub(crate) use moves::{Future, Move, MoveRefused, PartitionKey};
 pub(crate) use opening::{Wanted, log_report};
 use places::Places;
 pub(crate) use state::DirState;
@@ -83,6 +87,11 @@ pub(crate) struct LogDirs {
     places: Mutex<Places>,
     /// What lies elsewhere than the metadata says.
     unrecorded: Mutex<Vec<ReplicaPlace>>,
+    /// Moves that are asked for.
+    moves: Mutex<BTreeMap<PartitionKey, Arc<Move>>>,
+    move_requested: Notify,
+    /// Partitions that a move has closed.
+    to_reopen: Mutex<Vec<(TopicId, PartitionIndex)>>,
 }
 
 impl LogDirs {

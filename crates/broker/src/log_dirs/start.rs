@@ -18,7 +18,7 @@ use tokio::sync::Notify;
 
 use super::checkpoints::Checkpoints;
 use super::places::{Place, Places};
-use super::{Dir, DirState, LogDirs, LogDirsError, MetadataDir};
+use super::{Dir, DirState, LogDirs, LogDirsError, MetadataDir, Move, PartitionKey};
 use crate::flusher::DirFlusher;
 
 impl LogDirs {
@@ -115,6 +115,9 @@ impl LogDirs {
             watch,
             places: Mutex::default(),
             unrecorded: Mutex::default(),
+            moves: Mutex::default(),
+            move_requested: Notify::new(),
+            to_reopen: Mutex::default(),
         })
     }
 
@@ -124,9 +127,9 @@ impl LogDirs {
         for (path, properties) in &self.unwritten {
             meta_properties::write(&*self.disk, path, properties)?;
         }
-        let mut places = BTreeMap::new();
+        let mut found = Found::default();
         for (place, dir) in self.dirs.iter().enumerate() {
-            match self.find_partitions(place, &mut places) {
+            match self.find_partitions(place, &mut found) {
                 Err(LogDirsError::Log(error @ LogError::Io { .. }))
                     if dir.state.path != self.metadata.path =>
                 {
@@ -135,32 +138,62 @@ impl LogDirs {
                 done => done?,
             }
         }
-        *self.places.lock().expect("nothing panics in here") = places;
+        // A move that a stop or a kill interrupted begins anew.
+        let unfinished = found.futures.into_iter().filter(|(key, _)| found.places.contains_key(key));
+        *self.moves.lock().expect("nothing panics in here") =
+            unfinished.map(|(key, to)| (key, Move::to(to))).collect();
+        *self.places.lock().expect("nothing panics in here") = found.places;
         Ok(())
     }
 
-    fn find_partitions(&self, place: usize, places: &mut Places) -> Result<(), LogDirsError> {
+    fn find_partitions(&self, place: usize, all: &mut Found) -> Result<(), LogDirsError> {
         let dir = &self.dirs[place];
         dir.directory.remove_clean_shutdown()?;
         for found in dir.directory.partitions()? {
+            let key = (Arc::from(found.topic.as_str()), found.partition);
             match found.kind {
                 _ if found.name == METADATA_DIRECTORY => {}
                 DirectoryKind::Live => {
-                    let here = Place { dir: place, topic_id: None };
-                    let earlier = places.insert((Arc::from(found.topic.as_str()), found.partition), here);
-                    if let Some(earlier) = earlier {
-                        let first = self.dirs[earlier.dir].directory.path().join(&found.name);
-                        let second = dir.directory.path().join(&found.name);
-                        return Err(LogDirsError::Duplicate { first, second });
-                    }
+                    let place = match all.places.get(&key) {
+                        None => place,
+                        Some(earlier) => self.choose(earlier.dir, place, &found.name)?,
+                    };
+                    all.places.insert(key, Place { dir: place, topic_id: None });
                 }
                 // A deletion that a stop interrupted.
                 DirectoryKind::Delete => dir.directory.remove_partition(&found.name)?,
-                DirectoryKind::Stray | DirectoryKind::Future => {}
+                DirectoryKind::Future => {
+                    dir.directory.remove_partition(&found.name)?;
+                    all.futures.insert(key, place);
+                }
+                DirectoryKind::Stray => {}
             }
         }
         Ok(())
     }
+
+    /// One partition in two directories: a move that ended between its last two steps, or a mistake
+    /// that only a person can undo.
+    fn choose(&self, first: usize, second: usize, name: &str) -> Result<usize, LogDirsError> {
+        let path = |place: usize| self.dirs[place].directory.path().join(name);
+        let (kept, gone) = match self.moved_here(&path(first), &path(second))? {
+            Some(kept) if kept == path(first) => (first, second),
+            Some(_) => (second, first),
+            None => return Err(LogDirsError::Duplicate { first: path(first), second: path(second) }),
+        };
+        tracing::warn!(path = %path(gone).display(), kept = %path(kept).display(), "removed what a move had left");
+        self.dirs[gone].directory.remove_partition(name)?;
+        self.remove_mark(&path(kept))?;
+        Ok(kept)
+    }
+}
+
+/// What [`LogDirs::begin`] finds.
+#[derive(Default)]
+struct Found {
+    places: Places,
+    /// Unfinished copies, and in which directory.
+    futures: BTreeMap<PartitionKey, usize>,
 }
 
 type Opened = (LogDirectory, Option<MetaProperties>);

@@ -11,8 +11,8 @@ use super::{Dir, LogDirs};
 
 /// A partition's directory that waits for its removal.
 pub(crate) struct Marked {
-    place: usize,
-    name: String,
+    pub(super) place: usize,
+    pub(super) name: String,
 }
 
 impl LogDirs {

@@ -91,6 +91,11 @@ impl<H: Host> Applier<H> {
                 self.change(&topic, of, &partitions).await;
             }
         }
+        for (id, partition) in self.dirs.take_to_reopen() {
+            if let (Some(topic), Some(of)) = (index.by_id(id).cloned(), image.topic(id)) {
+                self.reopen(&topic, of, partition).await;
+            }
+        }
         self.published.topics.store(Arc::new(index));
         self.published.image.store(Arc::new(image.clone()));
     }
@@ -147,6 +152,18 @@ impl<H: Host> Applier<H> {
                 partitions.resize(place + 1, None);
             }
             partitions[place] = partition;
+        }
+        topic.partitions.store(Arc::new(partitions));
+    }
+
+    /// A partition that was closed to be moved, wherever it lies now.
+    async fn reopen(&self, topic: &Topic, image: &TopicImage, index: PartitionIndex) {
+        let Some(state) = image.partitions.get(&index) else { return };
+        let config = TopicConfig::clone(&topic.config.load());
+        let mut opened = self.open(vec![self.wanted(image, index, state, &config)]).await;
+        let mut partitions = Vec::clone(&topic.partitions.load());
+        if let Some(place) = usize::try_from(index.0).ok().and_then(|place| partitions.get_mut(place)) {
+            *place = opened.remove(&(topic.id, index)).flatten();
         }
         topic.partitions.store(Arc::new(partitions));
     }

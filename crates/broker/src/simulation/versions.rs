@@ -5,6 +5,9 @@
 
 use klamm_protocol::ids::Uuid;
 use klamm_protocol::messages::alter_configs::{AlterConfigsRequest, AlterConfigsResource};
+use klamm_protocol::messages::alter_replica_log_dirs::{
+    AlterReplicaLogDir, AlterReplicaLogDirTopic, AlterReplicaLogDirsRequest,
+};
 use klamm_protocol::messages::api_versions::ApiVersionsRequest;
 use klamm_protocol::messages::create_partitions::{CreatePartitionsRequest, CreatePartitionsTopic};
 use klamm_protocol::messages::delete_records::{
@@ -256,6 +259,13 @@ async fn configs(client: &mut Client, tried: &mut Vec<i16>) {
 async fn cluster(client: &mut Client, tried: &mut Vec<i16>) {
     all_versions(client, tried, |_| DescribeClusterRequest::default()).await;
     all_versions(client, tried, |_| DescribeLogDirsRequest { topics: None }).await;
+    all_versions(client, tried, |_| {
+        let topics =
+            ["t", "absent"].map(|name| AlterReplicaLogDirTopic { name: name.into(), partitions: vec![0, 9] });
+        let dir = |path: &'static str| AlterReplicaLogDir { path: path.into(), topics: topics.to_vec() };
+        AlterReplicaLogDirsRequest { dirs: vec![dir("/data"), dir("/nowhere")] }
+    })
+    .await;
     all_versions(client, tried, |_| {
         let wanted =
             |topic: &'static str| DescribableLogDirTopic { topic: topic.into(), partitions: vec![0, 9] };
