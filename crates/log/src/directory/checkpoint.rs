@@ -45,7 +45,8 @@ pub fn write_offsets(disk: &dyn Disk, path: &Path, offsets: &OffsetCheckpoint) -
     write_lines(disk, path, lines)
 }
 
-/// The entries with their line numbers; `None` if the file does not exist.
+/// The entries with their line numbers; `None` if the file does not exist. Kafka makes these files
+/// empty and fills them later.
 pub(crate) fn read_lines(disk: &dyn Disk, path: &Path) -> Result<Option<Vec<(usize, String)>>, LogError> {
     let bytes = match disk.read_file(path, FILE_BYTES_MAX) {
         Ok(bytes) => bytes,
@@ -54,6 +55,9 @@ pub(crate) fn read_lines(disk: &dyn Disk, path: &Path) -> Result<Option<Vec<(usi
     };
     let malformed = |line, reason| LogError::Malformed { path: path.to_owned(), line, reason };
     let text = String::from_utf8(bytes).map_err(|_| malformed(1, "not a text".to_owned()))?;
+    if text.is_empty() {
+        return Ok(Some(Vec::new()));
+    }
     let mut lines = text.lines().enumerate().map(|(index, line)| (index + 1, line.to_owned()));
     match lines.next() {
         Some((_, version)) if version.trim() == "0" => {}
@@ -102,11 +106,18 @@ mod tests {
     }
 
     #[test]
+    fn a_file_that_kafka_has_only_made_is_empty() {
+        let disk = MemoryDisk::new();
+        disk.open(Path::new("/c"), OpenMode::Create).unwrap();
+        assert_eq!(read_offsets(&disk, Path::new("/c")).unwrap(), OffsetCheckpoint::new());
+    }
+
+    #[test]
     fn what_is_malformed_names_its_line() {
         let disk = MemoryDisk::new();
         let path = Path::new("/c");
         for (text, wrong) in
-            [("", 1), ("1\n0\n", 1), ("0\n2\na 0 1\n", 2), ("0\n1\na 0\n", 3), ("0\n1\na 0 1 2\n", 3)]
+            [("\n", 1), ("1\n0\n", 1), ("0\n2\na 0 1\n", 2), ("0\n1\na 0\n", 3), ("0\n1\na 0 1 2\n", 3)]
         {
             let file = disk.open(path, OpenMode::Create).unwrap();
             file.set_len(0).unwrap();
