@@ -1,19 +1,22 @@
 //! A list of numbers that one thread appends to while others read it, without a lock.
 //!
-//! Invariant: what lies below [`AppendOnly::len`] never changes; nothing is removed.
+//! Invariant: what lies below [`AppendOnly::len`] never changes; nothing is removed. An empty
+//! list has no memory of its own: 20,000 partitions have 60,000 of them.
 
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
-/// Chunk `k` holds `FIRST_CHUNK << 2k` numbers, so 11 chunks hold one for every batch that
+/// Chunk `k` holds `FIRST_CHUNK << 2k` numbers, so 12 chunks hold one for every batch that
 /// fits the largest segment.
-const FIRST_CHUNK: usize = 64;
-const CHUNKS: usize = 11;
+const FIRST_CHUNK: usize = 16;
+const CHUNKS: usize = 12;
+
+type Chunk = OnceLock<Box<[AtomicU64]>>;
 
 #[derive(Default)]
 pub(crate) struct AppendOnly {
     len: AtomicUsize,
-    chunks: [OnceLock<Box<[AtomicU64]>>; CHUNKS],
+    chunks: OnceLock<Box<[Chunk; CHUNKS]>>,
 }
 
 impl AppendOnly {
@@ -29,7 +32,7 @@ impl AppendOnly {
     pub(crate) fn push(&self, value: u64) {
         let len = self.len.load(Ordering::Relaxed);
         let (chunk, index) = place(len);
-        let numbers = self.chunks[chunk]
+        let numbers = self.chunks.get_or_init(Box::default)[chunk]
             .get_or_init(|| (0..FIRST_CHUNK << (2 * chunk)).map(|_| AtomicU64::new(0)).collect());
         numbers[index].store(value, Ordering::Relaxed);
         self.len.store(len + 1, Ordering::Release);
@@ -38,7 +41,8 @@ impl AppendOnly {
     /// The number at `index`, which the caller has seen to be below `len`.
     pub(crate) fn get(&self, index: usize) -> u64 {
         let (chunk, index) = place(index);
-        let numbers = self.chunks[chunk].get().expect("an index below len has its chunk");
+        let chunks = self.chunks.get().expect("a list with a length has chunks");
+        let numbers = chunks[chunk].get().expect("an index below len has its chunk");
         numbers[index].load(Ordering::Relaxed)
     }
 

@@ -58,6 +58,11 @@ impl LazyFile {
         Ok(Arc::clone(&winner.0))
     }
 
+    /// Lets go of the file.
+    pub(crate) fn close(&self) {
+        self.opened.store(None);
+    }
+
     /// Lets go of the file unless somebody asked for it since the last call. True if it did.
     pub(crate) fn close_if_idle(&self) -> bool {
         !self.is_used.swap(false, Ordering::Relaxed) && self.opened.swap(None).is_some()

@@ -46,6 +46,8 @@ pub struct Log {
     pub(crate) last_snapshot: Offset,
     /// Where it lies: a segment's base and a position. What was found at the start is at 0.
     pub(crate) snapshot_position: (Offset, u32),
+    /// The newest epoch has no batch yet, and is in memory alone.
+    pub(crate) has_unstored_epochs: bool,
     pub(crate) poisoned: Option<String>,
     /// Segments that left the head and still have their names.
     pub(crate) outgoing: Arc<Outgoing>,
@@ -113,7 +115,12 @@ impl Log {
         if self.epochs.latest().is_some_and(|latest| latest.leader_epoch >= epoch) {
             return Ok(());
         }
-        if self.epochs.assign(epoch, end) { self.store_epochs() } else { Ok(()) }
+        // Written down with its first batch: a start with 20,000 idle partitions flushes nothing.
+        if self.epochs.assign(epoch, end) {
+            self.has_unstored_epochs = true;
+            self.view.publish_epochs(self.epochs.clone());
+        }
+        Ok(())
     }
 
     /// Rolls if a batch with timestamp `now` would. True if it did.
@@ -181,6 +188,7 @@ impl Log {
 
     pub(crate) fn store_epochs(&mut self) -> Result<(), LogError> {
         self.epochs.store(&*self.disk, &self.dir)?;
+        self.has_unstored_epochs = false;
         self.view.publish_epochs(self.epochs.clone());
         Ok(())
     }

@@ -205,11 +205,14 @@ impl Log {
             version: 0,
             last_snapshot: rebuilt.last_snapshot,
             snapshot_position: (Offset(-1), 0),
+            has_unstored_epochs: false,
             poisoned: None,
             outgoing: Outgoing::new(Arc::clone(disk), dir.clone()),
         };
         log.remove_stray_snapshots(end.offset)?;
         log.set_high_watermark(open.high_watermark)?;
+        // All of it is durable. Whoever appends or reads opens it again; most partitions idle.
+        log.active.segment.file().close();
         Ok((log, report))
     }
 

@@ -107,6 +107,11 @@ impl SegmentFile {
         self.quarantine.ranges().map_or_else(Vec::new, |ranges| ranges.to_vec())
     }
 
+    /// Closes the file until somebody needs it; only if it is not dirty.
+    pub(crate) fn close(&self) {
+        self.file.close();
+    }
+
     /// Closes the file if nobody asked for it since the last call; only if it is not dirty.
     pub(crate) fn close_if_idle(&self) {
         self.file.close_if_idle();

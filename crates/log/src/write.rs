@@ -77,7 +77,7 @@ impl Log {
     /// An epoch's first batch: the checkpoint knows it before the log has it.
     fn note_epochs(&mut self, run: &[&PlannedBatch]) -> Result<(), LogError> {
         let latest = self.epochs.latest().map_or(-1, |entry| entry.leader_epoch.0);
-        let mut is_changed = false;
+        let mut is_changed = self.has_unstored_epochs;
         for batch in run.iter().filter(|batch| batch.header.leader_epoch.0 > latest) {
             is_changed |= self.epochs.assign(batch.header.leader_epoch, batch.header.base_offset);
         }

@@ -2,7 +2,7 @@
 
 mod support;
 
-use klamm_log::disk::{Disk, MemoryDisk};
+use klamm_log::disk::{Disk, DiskOperation, MemoryDisk};
 use klamm_log::{Log, LogConfig, LogError, OpenLog};
 use klamm_protocol::ids::{LeaderEpoch, Offset, TopicId, Uuid};
 use support::*;
@@ -163,4 +163,38 @@ fn a_region_of_a_file_that_somebody_cut_is_an_error_and_no_zeros() {
     let region = log.view().read(Offset(0), end, 1 << 20, true).unwrap().unwrap();
     disk.tamper(region.file.path(), |bytes| bytes.truncate(20)).unwrap();
     assert_eq!(region.read().unwrap_err().kind(), std::io::ErrorKind::UnexpectedEof);
+}
+
+#[test]
+fn opening_an_idle_log_after_a_kill_flushes_and_writes_nothing() {
+    let disk = MemoryDisk::new();
+    let (model, bases) = filled(&disk);
+    let _ = disk.take_journal();
+    let (mut log, _) = {
+        let open = OpenLog {
+            was_clean: false,
+            recovery_point: Offset(model.end),
+            ..open_with(&disk, small_config())
+        };
+        Log::open(open).unwrap()
+    };
+    log.assign_leader_epoch(LeaderEpoch(9)).unwrap();
+    assert_eq!(log.view().latest_epoch(), Some(LeaderEpoch(9)));
+    let journal = disk.take_journal();
+    let closed = file(bases[0], ".log");
+    for operation in &journal {
+        match operation {
+            DiskOperation::Read { path, .. } => assert_ne!(*path, closed, "closed segments are not read"),
+            other => panic!("{other:?}"),
+        }
+    }
+    // The epoch is durable before its first batch is written.
+    append(&mut log, &[plain(&[1])])[0].as_ref().unwrap();
+    let journal = disk.take_journal();
+    let epochs = dir().join("leader-epoch-checkpoint");
+    let stored = journal.iter().position(|op| matches!(op, DiskOperation::Rename(_, to) if *to == epochs));
+    let active = log.view().load().1.active().file().path().to_owned();
+    let written =
+        journal.iter().position(|op| matches!(op, DiskOperation::Write { path, .. } if *path == active));
+    assert!(stored.unwrap() < written.unwrap(), "{journal:?}");
 }
