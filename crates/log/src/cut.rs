@@ -102,6 +102,7 @@ impl Log {
         let gone = segments.iter().skip(1).take_while(|next| next.base_offset() <= log_start).count();
         let (gone, kept) = segments.split_at(gone);
         if !gone.is_empty() {
+            self.view.note_released(gone);
             self.view.publish_segments(Segments::new(kept.to_vec()));
         }
         let bases = gone.iter().map(|segment| segment.base_offset()).collect();
@@ -125,9 +126,12 @@ impl Log {
     }
 
     fn cut_tail(&mut self, segments: &[Arc<Segment>], end: LogPosition, now: WallMs) -> Result<(), LogError> {
-        for segment in segments.iter().rev().take_while(|s| s.base_offset() > end.segment_base) {
+        let gone = segments.iter().rev().take_while(|s| s.base_offset() > end.segment_base);
+        for segment in gone {
             remove_segment(&*self.disk, &self.dir, segment.base_offset())?;
         }
+        // Durable before the file before them is shorter: no crash leaves a hole.
+        self.disk.sync_dir(&self.dir).map_err(LogError::io("sync", &self.dir))?;
         let path = files::segment_file(&self.dir, end.segment_base, LOG);
         let kept = segments.iter().find(|segment| segment.base_offset() == end.segment_base);
         let kept = kept.ok_or_else(|| LogError::Corrupt {
@@ -137,6 +141,8 @@ impl Log {
         })?;
         let file = kept.file().get().map_err(LogError::io("open", &path))?;
         file.set_len(u64::from(end.position)).map_err(LogError::io("cut", &path))?;
+        // A flush that finds nothing new would not do it, and what was cut must not come back.
+        file.sync_data().map_err(LogError::io("flush", &path))?;
         let aborted = kept.transactions.entries().map_err(LogError::io("read the .txnindex of", &path))?;
         let listed = aborted.iter().filter(|entry| entry.last_offset < end.offset).copied().collect();
         kept.transactions.replace(listed).map_err(LogError::io("write the .txnindex of", &path))?;

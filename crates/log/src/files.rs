@@ -6,6 +6,9 @@ use std::path::{Path, PathBuf};
 
 use klamm_protocol::ids::Offset;
 
+use crate::disk::{Disk, OpenMode};
+use crate::error::LogError;
+
 /// The batches.
 pub(crate) const LOG: &str = ".log";
 /// Offset to position.
@@ -14,6 +17,10 @@ pub(crate) const INDEX: &str = ".index";
 pub(crate) const TIME_INDEX: &str = ".timeindex";
 /// Aborted transactions.
 pub(crate) const TXN_INDEX: &str = ".txnindex";
+/// The indexes of a segment.
+const INDEXES: [&str; INDEX_FILES] = [INDEX, TIME_INDEX, TXN_INDEX];
+/// How many they are at most.
+pub(crate) const INDEX_FILES: usize = 3;
 /// Producer state at an offset.
 pub(crate) const SNAPSHOT: &str = ".snapshot";
 /// A file that is about to be removed.
@@ -37,6 +44,19 @@ pub(crate) fn base_of(name: &str, suffix: &str) -> Option<Offset> {
         return None;
     }
     digits.parse().ok().map(Offset)
+}
+
+/// Makes a segment's indexes durable, those that it has.
+pub(crate) fn sync_indexes(disk: &dyn Disk, dir: &Path, base: Offset) -> Result<(), LogError> {
+    for path in INDEXES.map(|suffix| segment_file(dir, base, suffix)) {
+        match disk.open(&path, OpenMode::Write) {
+            Ok(file) => file.sync_data().map_err(LogError::io("flush", &path))?,
+            // Not every segment has a transaction index, and segments may be deleted.
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
+            Err(error) => return Err(LogError::io("open", &path)(error)),
+        }
+    }
+    Ok(())
 }
 
 #[cfg(test)]

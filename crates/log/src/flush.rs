@@ -14,11 +14,13 @@ use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock};
 
-use crate::disk::{Disk, OpenMode};
+use klamm_protocol::ids::Offset;
+
+use crate::disk::Disk;
 use crate::error::LogError;
-use crate::files::{self, INDEX, TIME_INDEX, TXN_INDEX};
+use crate::files;
 use crate::limits::{Limits, LogPosition};
-use crate::segment::SegmentFile;
+use crate::segment::{Segment, SegmentFile};
 use crate::view::PartitionView;
 
 /// What the flushes of one log share.
@@ -29,6 +31,10 @@ pub(crate) struct FlushState {
     names: AtomicU64,
     /// Up to which of these the names are durable.
     durable_names: AtomicU64,
+    /// Segments that left the head of the view with bytes that may not be durable. A start that
+    /// finds them, because their end is not durable either, must find them whole: what lies
+    /// behind a hole does not count.
+    released: Mutex<Vec<Arc<SegmentFile>>>,
     /// Held while one flush runs.
     turn: Mutex<()>,
     /// Why the first failed one did.
@@ -43,14 +49,16 @@ pub struct FlushJob {
     generation: u64,
     names: u64,
     files: Vec<Arc<SegmentFile>>,
-    index_files: Vec<PathBuf>,
+    /// Closed segments: nobody rebuilds their indexes below the recovery point.
+    index_bases: Vec<Offset>,
 }
 
 impl FlushState {
     pub(crate) fn new(disk: Arc<dyn Disk>, dir: PathBuf) -> Self {
         // Whatever lies there when a log is opened may be as new as the last crash.
         let (names, durable_names) = (AtomicU64::new(1), AtomicU64::new(0));
-        Self { disk, dir, names, durable_names, turn: Mutex::default(), failure: OnceLock::new() }
+        let (released, turn) = (Mutex::default(), Mutex::default());
+        Self { disk, dir, names, durable_names, released, turn, failure: OnceLock::new() }
     }
 
     /// The turn of one flush; refused after a failed one.
@@ -61,6 +69,10 @@ impl FlushState {
             None => Ok(turn),
             Some(reason) => Err(self.failed(reason.clone())),
         }
+    }
+
+    fn released(&self) -> MutexGuard<'_, Vec<Arc<SegmentFile>>> {
+        self.released.lock().expect("no holder panics")
     }
 
     fn failed(&self, reason: String) -> LogError {
@@ -82,21 +94,19 @@ impl PartitionView {
             // Loaded behind the limits: a name that they need is counted.
             names: self.flush.names.load(Ordering::Acquire),
             files: Vec::new(),
-            index_files: Vec::new(),
+            index_bases: Vec::new(),
         };
         if limits.flushed == limits.end {
             return job;
         }
+        job.files.extend(self.flush.released().iter().cloned());
         for segment in &segments[first..] {
             if segment.base_offset() > limits.end.segment_base {
                 break;
             }
             job.files.push(Arc::clone(segment.file()));
             if segment.base_offset() != active {
-                // Nobody rebuilds a closed segment's index below the recovery point.
-                let paths = [INDEX, TIME_INDEX, TXN_INDEX]
-                    .map(|suffix| files::segment_file(&self.flush.dir, segment.base_offset(), suffix));
-                job.index_files.extend(paths);
+                job.index_bases.push(segment.base_offset());
             }
         }
         job
@@ -106,6 +116,13 @@ impl PartitionView {
     #[must_use]
     pub fn flush_failure(&self) -> Option<&str> {
         self.flush.failure.get().map(String::as_str)
+    }
+
+    /// Before segments leave the head of the view.
+    pub(crate) fn note_released(&self, gone: &[Arc<Segment>]) {
+        let flushed = self.limits().flushed;
+        let dirty = gone.iter().filter(|segment| segment.base_offset() >= flushed.segment_base);
+        self.flush.released().extend(dirty.map(|segment| Arc::clone(segment.file())));
     }
 
     pub(crate) fn note_new_names(&self) {
@@ -133,7 +150,7 @@ impl FlushJob {
     /// How many system calls [`FlushJob::run`] makes.
     #[must_use]
     pub fn sync_count(&self) -> usize {
-        self.files.len() + self.index_files.len() + usize::from(self.has_new_names())
+        self.files.len() + files::INDEX_FILES * self.index_bases.len() + usize::from(self.has_new_names())
     }
 
     /// Makes it durable, file by file, and publishes exactly the target as flushed.
@@ -178,13 +195,8 @@ impl FlushJob {
         if self.has_new_names() {
             disk.sync_dir(dir).map_err(LogError::io("sync", dir))?;
         }
-        for path in &self.index_files {
-            match disk.open(path, OpenMode::Write) {
-                Ok(file) => file.sync_data().map_err(LogError::io("flush", path))?,
-                // Not every segment has a transaction index, and segments may be deleted.
-                Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
-                Err(error) => return Err(LogError::io("open", path)(error)),
-            }
+        for base in &self.index_bases {
+            files::sync_indexes(&**disk, dir, *base)?;
         }
         for file in &self.files {
             match file.get() {
@@ -198,6 +210,7 @@ impl FlushJob {
 
     fn publish(&self) -> LogPosition {
         self.view.flush.durable_names.fetch_max(self.names, Ordering::AcqRel);
+        self.view.flush.released().retain(|file| !self.files.iter().any(|done| Arc::ptr_eq(done, file)));
         self.view.advance(|now| {
             let is_current = self.generation == self.view.generation();
             let rises = is_current && self.target.offset >= now.flushed.offset && now.flushed != self.target;

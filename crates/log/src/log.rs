@@ -7,6 +7,7 @@
 //! Deliberately absent: threads, clocks, waiting, retries. After a failure that leaves the
 //! files in an unknown state the log refuses to go on.
 
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -22,6 +23,7 @@ use crate::flush::FlushJob;
 use crate::index::{OffsetIndex, TimeIndex};
 use crate::leader_epochs::LeaderEpochs;
 use crate::limits::{Limits, LogPosition};
+use crate::open::remove_if_there;
 use crate::producer::{ProducerState, write_snapshot};
 use crate::removal::Outgoing;
 use crate::segment::{Segment, SegmentFile};
@@ -162,6 +164,7 @@ impl Log {
             .map_err(LogError::io("write the indexes of", self.active.segment.file().path()))?;
         self.take_snapshot(self.view.limits().end.offset, true)?;
         self.flush()?;
+        files::sync_indexes(&*self.disk, &self.dir, self.active.segment.base_offset())?;
         self.disk.sync_dir(&self.dir).map_err(LogError::io("sync", &self.dir))
     }
 
@@ -187,7 +190,17 @@ impl Log {
     }
 
     pub(crate) fn store_epochs(&mut self) -> Result<(), LogError> {
-        self.epochs.store(&*self.disk, &self.dir)?;
+        if let Err(error) = self.epochs.store(&*self.disk, &self.dir) {
+            // As published, or the next append would take the epoch for one that is stored.
+            self.epochs = (*self.view.leader_epochs()).clone();
+            // A failed sync of the directory may have lost other names; a full disk has not.
+            let is_full =
+                matches!(&error, LogError::Io { source, .. } if source.kind() == ErrorKind::StorageFull);
+            if !is_full {
+                self.poison(error.to_string());
+            }
+            return Err(error);
+        }
         self.has_unstored_epochs = false;
         self.view.publish_epochs(self.epochs.clone());
         Ok(())
@@ -203,12 +216,10 @@ impl Log {
         if offset <= self.last_snapshot {
             return Ok(());
         }
-        if is_durable {
-            // Recovery lists aborted transactions anew only behind the snapshot.
-            let transactions = &self.active.segment.transactions;
-            transactions
-                .sync()
-                .map_err(LogError::io("flush the .txnindex of", self.active.segment.file().path()))?;
+        let active = Arc::clone(&self.active.segment);
+        if let Err(error) = active.transactions.sync() {
+            self.poison(format!("the transaction index cannot be flushed ({error})"));
+            return Err(LogError::io("flush the .txnindex of", active.file().path())(error));
         }
         write_snapshot(&*self.disk, &self.dir, offset, &self.producers, is_durable)
             .map_err(LogError::io("write a producer snapshot in", &self.dir))?;
@@ -223,7 +234,18 @@ impl Log {
             .finish(&*self.disk, &self.dir)
             .map_err(LogError::io("write the indexes of", self.active.segment.file().path()))?;
         self.take_snapshot(base, false)?;
-        let next = new_active(&self.disk, &self.dir, base, now)?;
+        let next = match new_active(&self.disk, &self.dir, base, now) {
+            Ok(next) => next,
+            Err(error) => {
+                // Left there, an empty file would end the log at the next start, although
+                // smaller batches may still go to the segment before it.
+                let path = files::segment_file(&self.dir, base, LOG);
+                if let Err(repair) = remove_if_there(&*self.disk, &path) {
+                    self.poison(format!("a roll that failed ({error}) and left its file ({repair})"));
+                }
+                return Err(error);
+            }
+        };
         // Before any limit lies in it: a flush that reaches the segment makes its name durable.
         self.view.note_new_names();
         let (_, segments) = self.view.load();

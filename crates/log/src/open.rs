@@ -279,9 +279,10 @@ fn segment_bases(disk: &dyn Disk, dir: &Path) -> Result<Vec<(Offset, u32)>, LogE
     Ok(bases)
 }
 
-/// Removes all files of a segment; the batches last, so that what is left can be told.
+/// Removes all files of a segment; the batches first, so that no crash leaves them without
+/// their transaction index. An index without batches goes at the next start.
 pub(crate) fn remove_segment(disk: &dyn Disk, dir: &Path, base: Offset) -> Result<(), LogError> {
-    for suffix in [files::SNAPSHOT, TXN_INDEX, TIME_INDEX, INDEX, LOG] {
+    for suffix in [LOG, INDEX, TIME_INDEX, TXN_INDEX, files::SNAPSHOT] {
         remove_if_there(disk, &files::segment_file(dir, base, suffix))?;
     }
     Ok(())

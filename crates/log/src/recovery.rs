@@ -83,12 +83,18 @@ impl<'a> Recovery<'a> {
             let end = LogPosition { offset: *log_start, segment_base: *log_start, position: 0 };
             return Ok(Recovered { segments: Vec::new(), active, end });
         };
-        // The segment that holds the recovery point, and all behind it, are to be checked.
+        // Nothing was written to it: a roll that failed, or bytes that were lost.
+        for (base, _) in bases.extract_if(1.., |(base, size)| *size == 0 && *base != last) {
+            remove_segment(&**disk, dir, base)?;
+            self.report.leftovers.push(files::segment_file(dir, base, LOG));
+        }
+        // The segment that holds the byte before the recovery point, and all behind it, are to
+        // be checked: one that ends there may have been rolled since, its indexes never flushed.
         let first_checked = if self.open.was_clean {
             last
         } else {
             let point = self.open.recovery_point;
-            bases.iter().rev().map(|(base, _)| *base).find(|base| *base <= point).unwrap_or(bases[0].0)
+            bases.iter().rev().map(|(base, _)| *base).find(|base| *base < point).unwrap_or(bases[0].0)
         };
         let mut segments = Vec::new();
         let mut walked = None;
@@ -113,12 +119,19 @@ impl<'a> Recovery<'a> {
             if let Some(fault) = &fault {
                 self.cut(&this, fault)?;
             }
-            if !is_last && fault.is_none() {
-                this.active.finish(&**disk, dir).map_err(LogError::io("write the indexes in", dir))?;
+            // Segments are written back in any order: one may have lost its tail, or the whole
+            // next one its name, with later ones still there.
+            let is_gap = bases.get(index + 1).is_some_and(|(next, _)| {
+                !self.open.config.is_compacted
+                    && *next > self.open.recovery_point
+                    && *next != this.next_offset
+            });
+            if !is_last && fault.is_none() && !is_gap {
+                self.finish(&mut this.active)?;
                 segments.push(Arc::new(this.active.segment.to_closed(disk, dir)));
                 continue;
             }
-            if fault.is_some() {
+            if fault.is_some() || is_gap {
                 for (later, _) in &bases[index + 1..] {
                     self.set_segment_aside(*later)?;
                 }
@@ -345,13 +358,20 @@ impl<'a> Recovery<'a> {
             remove_if_there(&**disk, &files::segment_file(dir, base, suffix))?;
         }
         if removed_bytes > 0 {
-            let reason = "the segment before it was cut".to_owned();
+            let reason = "it does not continue the segment before it".to_owned();
             let tail = Tail::Corrupt { reason, kept };
             self.report.truncations.push(Truncation { path, position: 0, removed_bytes, tail });
         } else {
             remove_if_there(&**disk, &kept)?;
         }
         Ok(())
+    }
+
+    /// Writes the indexes of a segment that does not grow; nobody will rebuild them.
+    fn finish(&self, active: &mut ActiveSegment) -> Result<(), LogError> {
+        let OpenLog { disk, dir, .. } = self.open;
+        active.finish(&**disk, dir).map_err(LogError::io("write the indexes in", dir))?;
+        files::sync_indexes(&**disk, dir, active.shape.base_offset)
     }
 
     fn rebuild_missing_index(&mut self, base: Offset, size: u32) -> Result<(), LogError> {
@@ -373,7 +393,7 @@ impl<'a> Recovery<'a> {
             self.report.corrupt.push(place);
             return Ok(());
         }
-        walked.active.finish(&**disk, dir).map_err(LogError::io("write the indexes in", dir))?;
+        self.finish(&mut walked.active)?;
         self.report.rebuilt_indexes.push(path);
         Ok(())
     }
@@ -403,6 +423,12 @@ impl<'a> Recovery<'a> {
         if !confirmed {
             offsets.clear();
             self.report.rebuilt_indexes.push(index_path);
+        }
+        if trust != Offset(i64::MAX) {
+            // After a crash the time index may have lost more than the offset index has: it
+            // speaks only for what lies before its last entry.
+            let covered = times.last().map(|entry| entry.relative_offset);
+            offsets.retain(|entry| covered.is_some_and(|covered| entry.relative_offset <= covered));
         }
         let last = offsets.last().map(|entry| entry.relative_offset);
         times.retain(|entry| last.is_some_and(|last| entry.relative_offset <= last));

@@ -66,12 +66,14 @@ impl Removal {
     }
 
     /// Renames the files to `.deleted`. If the new log start is not durable, each rename is made
-    /// so before the next.
+    /// so before the next. What an earlier removal has not come to goes first.
     ///
     /// # Errors
     /// What is left keeps its name; the next start finds it below the log start.
     pub fn mark(&self, is_start_durable: bool) -> Result<(), LogError> {
-        self.outgoing.rename(self.bases.iter().copied(), is_start_durable)
+        let Some(last) = self.bases.last() else { return Ok(()) };
+        let bases: Vec<Offset> = self.outgoing.waiting().range(..=*last).copied().collect();
+        self.outgoing.rename(bases, is_start_durable)
     }
 
     /// Removes the renamed files.

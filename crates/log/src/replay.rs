@@ -102,7 +102,10 @@ fn rebuild_once(
             recall(&mut state, &segments, from, limits.log_start)?;
         }
     }
-    replay(&mut state, &segments, from, limits.end)?;
+    // After a kill the transaction index may list markers that the log has lost.
+    if from < limits.end.offset || !open.was_clean {
+        replay(&mut state, &segments, from)?;
+    }
     state.expire(open.now.0, open.config.producer_id_expiration_ms);
     Ok(Rebuilt { state, last_snapshot })
 }
@@ -128,22 +131,15 @@ fn newest_snapshot(
     Ok(None)
 }
 
-/// Applies every batch from `from` to the end.
-fn replay(
-    state: &mut ProducerState,
-    segments: &Segments,
-    from: Offset,
-    end: LogPosition,
-) -> Result<(), LogError> {
-    if from >= end.offset {
-        return Ok(());
-    }
+/// Applies every batch from `from` to the end, and lists the aborted transactions there anew.
+fn replay(state: &mut ProducerState, segments: &Segments, from: Offset) -> Result<(), LogError> {
     for segment in &segments[segments.floor(from)..] {
         let path = segment.file().path();
         let failed = |error: WalkError| error.into_log_error(path);
-        let Some(first) = segment.locate(from, segment.size_bytes()).map_err(failed)? else { continue };
+        let first = segment.locate(from, segment.size_bytes()).map_err(failed)?;
+        let start = first.map_or(segment.size_bytes(), |first| first.position);
         let mut aborted = Vec::new();
-        walk_headers(segment, first.position, segment.size_bytes(), |walk, entry, header| {
+        walk_headers(segment, start, segment.size_bytes(), |walk, entry, header| {
             let marker = read_marker(walk, entry, header)?;
             let first = LogPosition {
                 offset: entry.base_offset,
@@ -163,8 +159,9 @@ fn replay(
         .map_err(failed)?;
         let io = |source| LogError::Io { action: "rebuild the .txnindex of", path: path.to_owned(), source };
         let known = segment.transactions.entries().map_err(io)?;
+        let relisted_from = first.map_or(from, |first| first.base_offset);
         let mut listed: Vec<AbortedTransaction> =
-            known.iter().filter(|entry| entry.last_offset < first.base_offset).copied().collect();
+            known.iter().filter(|entry| entry.last_offset < relisted_from).copied().collect();
         listed.extend(aborted);
         if listed != **known {
             segment.transactions.replace(listed).map_err(io)?;

@@ -6,6 +6,7 @@
 
 use std::io;
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 
 use klamm_protocol::ids::{Offset, ProducerId};
@@ -34,11 +35,14 @@ pub(crate) struct TransactionIndex {
     path: PathBuf,
     /// `None` until the file was read.
     entries: Mutex<Option<Arc<Vec<AbortedTransaction>>>>,
+    /// True while the file may not be durable.
+    is_dirty: AtomicBool,
 }
 
 impl TransactionIndex {
     pub(crate) fn new(disk: Arc<dyn Disk>, path: PathBuf) -> Self {
-        Self { disk, path, entries: Mutex::new(None) }
+        // What lies there may be as new as the last crash.
+        Self { disk, path, entries: Mutex::new(None), is_dirty: AtomicBool::new(true) }
     }
 
     pub(crate) fn entries(&self) -> io::Result<Arc<Vec<AbortedTransaction>>> {
@@ -59,6 +63,7 @@ impl TransactionIndex {
     /// Adds one behind the others, in memory and in the file.
     pub(crate) fn append(&self, entry: AbortedTransaction) -> io::Result<()> {
         let mut entries = (*self.entries()?).clone();
+        self.is_dirty.store(true, Ordering::Release);
         let file = self.disk.open(&self.path, OpenMode::Create)?;
         write_all_at(&*file, &encode(&entry), (entries.len() * ENTRY_BYTES) as u64)?;
         entries.push(entry);
@@ -66,13 +71,18 @@ impl TransactionIndex {
         Ok(())
     }
 
-    /// Makes the file durable, if there is one.
+    /// Makes what was added durable: before a producer snapshot, behind which nobody looks for
+    /// markers below it.
     pub(crate) fn sync(&self) -> io::Result<()> {
-        match self.disk.open(&self.path, OpenMode::Write) {
-            Ok(file) => file.sync_data(),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
-            Err(error) => Err(error),
+        if self.is_dirty.load(Ordering::Acquire) {
+            match self.disk.open(&self.path, OpenMode::Write) {
+                Ok(file) => file.sync_data()?,
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                Err(error) => return Err(error),
+            }
+            self.is_dirty.store(false, Ordering::Release);
         }
+        Ok(())
     }
 
     /// Writes a new file, also for no entries.
@@ -87,7 +97,7 @@ impl TransactionIndex {
         *self.entries.lock().expect("no holder panics") = Some(Arc::new(entries));
     }
 
-    /// Replaces everything: recovery rebuilds the index from the markers.
+    /// Replaces everything, durably: recovery rebuilds the index from the markers.
     pub(crate) fn replace(&self, entries: Vec<AbortedTransaction>) -> io::Result<()> {
         if *self.entries()? != entries || entries.is_empty() {
             if entries.is_empty() && !self.disk.exists(&self.path)? {
@@ -96,6 +106,7 @@ impl TransactionIndex {
             let file = self.disk.open(&self.path, OpenMode::Create)?;
             file.set_len(0)?;
             write_all_at(&*file, &entries.iter().flat_map(encode).collect::<Vec<u8>>(), 0)?;
+            file.sync_data()?;
         }
         *self.entries.lock().expect("no holder panics") = Some(Arc::new(entries));
         Ok(())
@@ -120,7 +131,8 @@ fn decode(bytes: &[u8]) -> Option<AbortedTransaction> {
         last_offset: Offset(field(18)),
         last_stable_offset: Offset(field(26)),
     };
-    (bytes[..2] == [0, 0] && entry.first_offset <= entry.last_offset).then_some(entry)
+    // A marker comes behind what it ends; and a lost write leaves zeros.
+    (bytes[..2] == [0, 0] && entry.first_offset < entry.last_offset).then_some(entry)
 }
 
 #[cfg(test)]

@@ -17,7 +17,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use self::content::Content;
-use self::draw::Draw;
+pub use self::draw::Draw;
 use self::names::{File, Names, Node};
 use super::{DirectoryEntry, Disk, DiskFile, DiskLock, FileSystem, Metadata, OpenMode, Residency};
 
@@ -102,6 +102,8 @@ struct State {
     steps_left: Option<u64>,
     steps_done: u64,
     is_off: bool,
+    /// A sync failed, so that reads show what the device will never have.
+    has_lost_writes: bool,
 }
 
 /// What a fault strikes.
@@ -154,6 +156,12 @@ impl MemoryDisk {
         self.state().capacity_bytes = bytes;
     }
 
+    /// Bytes all files hold together.
+    #[must_use]
+    pub fn used_bytes(&self) -> u64 {
+        self.state().names.used_bytes()
+    }
+
     /// Takes the journal of everything done since it was last taken.
     #[must_use]
     pub fn take_journal(&self) -> Vec<DiskOperation> {
@@ -182,6 +190,12 @@ impl MemoryDisk {
     #[must_use]
     pub fn is_off(&self) -> bool {
         self.state().is_off
+    }
+
+    /// True once a sync failed: reads show what the device will never have.
+    #[must_use]
+    pub fn has_lost_writes(&self) -> bool {
+        self.state().has_lost_writes
     }
 
     /// The disk as a start finds it after the power went now: unsynced bytes and names kept,
@@ -245,7 +259,9 @@ impl State {
 
     /// As [`State::take_fault`] where the call can only fail or not.
     fn failure(&mut self, call: Call) -> io::Result<()> {
-        match self.take_fault(call) {
+        let fault = self.take_fault(call);
+        self.has_lost_writes |= matches!(fault, Some(Fault::Sync(_)));
+        match fault {
             Some(
                 Fault::Write(kind)
                 | Fault::Sync(kind)

@@ -9,7 +9,7 @@
 mod memory;
 mod real;
 
-pub use memory::{DiskOperation, Fault, MemoryDisk};
+pub use memory::{DiskOperation, Draw, Fault, MemoryDisk};
 pub use real::RealDisk;
 
 use std::io::{self, IoSlice};
