@@ -16,7 +16,7 @@ pub struct LogConfig {
     /// `index.interval.bytes`: one index entry for at least so many bytes.
     pub index_interval_bytes: u32,
     /// True where `cleanup.policy` has `compact`: offsets may skip. Elsewhere recovery takes
-    /// a skipped offset in the last segment for a damaged one.
+    /// a skipped offset behind the recovery point for a damaged one.
     pub is_compacted: bool,
     /// `producer.id.expiration.ms`: a producer idle for so long is forgotten.
     pub producer_id_expiration_ms: i64,

@@ -210,7 +210,7 @@ impl<'a> Recovery<'a> {
             let checked = match walk.next() {
                 Ok(Some(entry)) => {
                     let expected = if is_first { entry.base_offset.max(base) } else { next_offset };
-                    let may_skip = is_first || !is_last || config.is_compacted || entry.position == 0;
+                    let may_skip = is_first || config.is_compacted;
                     is_first = false;
                     self.check(&walk, &entry, base, expected, must_check, may_skip)
                         .map_err(|reason| WalkError::Invalid { position: u64::from(entry.position), reason })

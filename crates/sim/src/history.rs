@@ -154,6 +154,12 @@ impl Contents {
         open.into_values().min()
     }
 
+    /// Whether a record with this timestamp lies there.
+    #[must_use]
+    pub fn has_record(&self, offset: i64, timestamp: i64) -> bool {
+        self.batches.iter().flat_map(Batch::timestamps).any(|record| record == (offset, timestamp))
+    }
+
     /// The first record at or behind a time: offset and timestamp.
     #[must_use]
     pub fn record_for_timestamp(&self, asked: i64) -> Option<(i64, i64)> {

@@ -14,10 +14,25 @@ struct Arguments {
     /// The first one
     #[arg(long, default_value_t = 0)]
     first: u64,
+    /// How many bits to flip, one in each of so many copies of a stopped log
+    #[arg(long, default_value_t = 0)]
+    flips: u64,
 }
 
 fn main() -> ExitCode {
-    let Arguments { seeds, first } = Arguments::parse();
+    let Arguments { seeds, first, flips } = Arguments::parse();
+    if flips > 0 {
+        return match klamm_sim::flips::flip(first, flips) {
+            Ok(found) => {
+                println!("{found:?}");
+                ExitCode::SUCCESS
+            }
+            Err(wrong) => {
+                println!("seed {first}: {wrong}");
+                ExitCode::FAILURE
+            }
+        };
+    }
     let mut total = Stats::default();
     for seed in first..first.saturating_add(seeds) {
         let case = Case::draw(seed);
