@@ -120,9 +120,9 @@ impl Log {
                 flushed: lower(now.flushed),
                 high_watermark: lower(now.high_watermark),
                 last_stable: end,
+                generation: now.generation + 1,
             })
         });
-        self.view.raise_generation();
     }
 
     fn cut_tail(&mut self, segments: &[Arc<Segment>], end: LogPosition, now: WallMs) -> Result<(), LogError> {
@@ -178,12 +178,19 @@ impl Log {
         let active = new_active(&self.disk, &self.dir, end.offset, now)?;
         self.view.note_new_names();
         self.version += 1;
-        self.view.raise_generation();
+        self.view.advance(|now| Some(Limits { generation: now.generation + 1, ..*now }));
         self.view.publish_segments(Segments::new(vec![Arc::clone(&active.segment)]));
         self.active = active;
         self.view.publish_unstable(Vec::new());
-        self.view.advance(|_| {
-            Some(Limits { log_start: end.offset, end, flushed: end, high_watermark: end, last_stable: end })
+        self.view.advance(|now| {
+            Some(Limits {
+                log_start: end.offset,
+                end,
+                flushed: end,
+                high_watermark: end,
+                last_stable: end,
+                generation: now.generation + 1,
+            })
         });
         self.epochs.truncate_from_end(end.offset);
         self.epochs.truncate_from_start(end.offset);

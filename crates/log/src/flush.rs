@@ -90,7 +90,7 @@ impl PartitionView {
         let mut job = FlushJob {
             view: Arc::clone(self),
             target: limits.end,
-            generation: self.generation(),
+            generation: limits.generation,
             // Loaded behind the limits: a name that they need is counted.
             names: self.flush.names.load(Ordering::Acquire),
             files: Vec::new(),
@@ -212,7 +212,7 @@ impl FlushJob {
         self.view.flush.durable_names.fetch_max(self.names, Ordering::AcqRel);
         self.view.flush.released().retain(|file| !self.files.iter().any(|done| Arc::ptr_eq(done, file)));
         self.view.advance(|now| {
-            let is_current = self.generation == self.view.generation();
+            let is_current = self.generation == now.generation;
             let rises = is_current && self.target.offset >= now.flushed.offset && now.flushed != self.target;
             rises.then_some(Limits { flushed: self.target, ..*now })
         });

@@ -34,9 +34,11 @@ pub struct Limits {
     pub high_watermark: LogPosition,
     /// Up to here clients that read only committed transactions may read.
     pub last_stable: LogPosition,
+    /// Rises with every truncation: what was prepared by limits of an older one is void.
+    pub generation: u64,
 }
 
-const WORDS: usize = 13;
+const WORDS: usize = 14;
 /// Looks at a cell that is being written before the reader waits for the writer's mutex.
 const SPINS_MAX: usize = 64;
 
@@ -96,6 +98,7 @@ fn to_words(limits: &Limits) -> [u64; WORDS] {
         words[1] = place.segment_base.0 as u64;
         words[2] = u64::from(place.position);
     }
+    words[13] = limits.generation;
     words
 }
 
@@ -111,6 +114,7 @@ fn from_words(words: &[u64; WORDS]) -> Limits {
         flushed: place(4),
         high_watermark: place(7),
         last_stable: place(10),
+        generation: words[13],
     }
 }
 
@@ -127,6 +131,7 @@ mod tests {
             flushed: place,
             high_watermark: place,
             last_stable: place,
+            generation: value as u64,
         }
     }
 
@@ -139,6 +144,7 @@ mod tests {
             flushed: place(3),
             high_watermark: place(i64::from(u32::MAX)),
             last_stable: place(5),
+            generation: 14,
         };
         assert_eq!(LimitsCell::new(limits).load(), limits);
     }

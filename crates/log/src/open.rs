@@ -184,7 +184,8 @@ impl Log {
         if epochs != stored {
             epochs.store(&**disk, dir)?;
         }
-        let limits = Limits { log_start, end, flushed: end, high_watermark: end, last_stable: end };
+        let limits =
+            Limits { log_start, end, flushed: end, high_watermark: end, last_stable: end, generation: 0 };
         let view = Arc::new(PartitionView::new(
             FlushState::new(Arc::clone(disk), dir.clone()),
             limits,

@@ -8,7 +8,6 @@
 
 use std::ops::Deref;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 
 use arc_swap::{ArcSwap, Guard};
 use klamm_protocol::ids::{LeaderEpoch, Offset};
@@ -39,7 +38,6 @@ pub struct PartitionView {
     segments: ArcSwap<Segments>,
     leader_epochs: ArcSwap<LeaderEpochs>,
     unstable: ArcSwap<Vec<UnstableTransaction>>,
-    generation: AtomicU64,
 }
 
 impl Segments {
@@ -78,7 +76,6 @@ impl PartitionView {
             segments: ArcSwap::from_pointee(segments),
             leader_epochs: ArcSwap::from_pointee(epochs),
             unstable: ArcSwap::from_pointee(Vec::new()),
-            generation: AtomicU64::new(0),
         }
     }
 
@@ -132,7 +129,7 @@ impl PartitionView {
     /// Rises with every truncation: a deferred job that carries an older one is void.
     #[must_use]
     pub fn generation(&self) -> u64 {
-        self.generation.load(Ordering::Acquire)
+        self.limits.load().generation
     }
 
     /// The bytes from the batch that contains `from` on, within one segment and below
@@ -250,7 +247,6 @@ impl PartitionView {
     /// # Errors
     /// Some segment's age cannot be read; nothing is decided then.
     pub fn decide_retention(&self, limits: &RetentionLimits, now: WallMs) -> Result<HeadCut, ReadError> {
-        let generation = self.generation();
         let (current, segments) = self.load();
         let bounds = Bounds {
             log_start: current.log_start,
@@ -269,7 +265,7 @@ impl PartitionView {
             let segment = &segments[index];
             segment.timestamp_for_age().map_err(|error| io_error(segment, error))
         })?;
-        Ok(HeadCut { generation, ..cut })
+        Ok(HeadCut { generation: current.generation, ..cut })
     }
 
     /// Runs `look` over limits and segments that fit each other; again if it fails and the
@@ -312,10 +308,6 @@ impl PartitionView {
         self.segments.load_full()
     }
 
-    pub(crate) fn raise_generation(&self) {
-        self.generation.fetch_add(1, Ordering::AcqRel);
-    }
-
     pub(crate) fn consistent(&self) -> (Limits, Guard<Arc<Segments>>) {
         let mut looks = 0;
         loop {
@@ -349,7 +341,6 @@ impl PartitionView {
     fn find(&self, from: Offset, up_to: LogPosition) -> Result<Option<Found>, ReadError> {
         let mut looks = 0;
         loop {
-            let generation = self.generation();
             let (limits, segments) = self.consistent();
             if from < limits.log_start || from > limits.end.offset {
                 return Err(ReadError::OffsetOutOfRange {
@@ -371,7 +362,7 @@ impl PartitionView {
                 }
                 Err((segment, Lost::Walk(error))) => {
                     looks += 1;
-                    if self.is_current(&segment) && generation == self.generation() {
+                    if self.is_current(&segment) && limits.generation == self.generation() {
                         return Err(error.into_read_error(segment.file().path()));
                     }
                     if looks == LOOKS_MAX {

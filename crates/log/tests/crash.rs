@@ -3,6 +3,8 @@
 mod support;
 
 use std::io::ErrorKind;
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use klamm_log::disk::{Disk, DiskOperation, Fault, MemoryDisk};
 use klamm_log::{AppendError, AppendOrigin, Limits, Log, LogConfig, Tail, trusted_batch};
@@ -258,6 +260,62 @@ fn open_and_aborted_transactions_survive_a_stop_and_a_kill() {
     let (log, _) = reopen_unclean(&killed, small_config(), Offset(0));
     check(&log);
     assert_eq!(log.producers(), &state);
+}
+
+#[test]
+fn a_power_cut_behind_a_flush_keeps_what_was_aborted() {
+    let disk = MemoryDisk::new();
+    let mut log = create(&disk, small_config());
+    disk.sync_dir(Path::new("/")).unwrap();
+    transactional(&mut log, 1, 0);
+    mark(&mut log, 1, false);
+    // The last append rolls and writes a snapshot where the flushed part ends.
+    while log.view().load().1.len() == 1 {
+        log.flush().unwrap();
+        append(&mut log, &[plain(&[1])])[0].as_ref().unwrap();
+    }
+    let point = log.recovery_point();
+    for seed in 0..64 {
+        let cut = disk.after_power_cut(seed);
+        // The second start may trust what the first one left.
+        for seed in 0..4 {
+            let (log, _) = reopen_unclean(&cut, small_config(), point);
+            let view = log.view();
+            let end = view.limits().end;
+            let region = view.read(Offset(0), end, 1 << 20, true).unwrap().unwrap();
+            let aborted = view.aborted_transactions(Offset(0), &region, end).unwrap();
+            assert_eq!(aborted.len(), 1, "seed {seed}");
+            let cut = cut.after_power_cut(seed);
+            let (log, _) = reopen_unclean(&cut, small_config(), end.offset);
+            let listed = log.view().aborted_transactions(Offset(0), &region, end).unwrap();
+            assert_eq!(listed.len(), 1, "seed {seed}, after a second cut");
+        }
+    }
+}
+
+#[test]
+fn a_flush_beside_truncations_publishes_nothing_that_was_cut() {
+    let disk = MemoryDisk::new();
+    let mut log = create(&disk, config());
+    append(&mut log, &[plain(&[1])])[0].as_ref().unwrap();
+    let (view, is_over) = (log.view(), AtomicBool::new(false));
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            while !is_over.load(Ordering::Relaxed) {
+                view.begin_flush().run().unwrap();
+            }
+        });
+        for n in 0..2_000 {
+            append(&mut log, &[plain(&[n])])[0].as_ref().unwrap();
+            match n % 10 {
+                0 => log.truncate_fully_and_start_at(Offset(0), NOW).unwrap(),
+                _ => log.truncate_to(Offset(0.max(log.view().limits().end.offset.0 - 1)), NOW).unwrap(),
+            }
+        }
+        is_over.store(true, Ordering::Relaxed);
+    });
+    log.flush().unwrap();
+    assert_eq!(log.view().limits().flushed, log.view().limits().end);
 }
 
 #[test]

@@ -2,6 +2,7 @@
 
 mod support;
 
+use std::path::Path;
 use std::sync::Arc;
 
 use klamm_log::disk::{Disk, MemoryDisk, RealDisk};
@@ -186,4 +187,21 @@ fn a_segment_takes_records_of_its_time_less_the_jitter() {
     }
     let bases: Vec<_> = log.view().load().1.iter().map(|segment| segment.base_offset().0).collect();
     assert_eq!(bases, [0, 3, 5]);
+}
+
+#[test]
+fn without_a_durable_start_a_power_cut_takes_no_offset_back() {
+    let disk = MemoryDisk::new();
+    let mut log = create(&disk, LogConfig::default());
+    disk.sync_dir(Path::new("/")).unwrap();
+    append(&mut log, &[plain(&[1])])[0].as_ref().unwrap();
+    log.flush().unwrap();
+    // The only segment goes, and nothing was appended to the one behind it yet.
+    let removal = retain(&mut log, BY_AGE, WallMs(1000));
+    assert_eq!(removal.segment_count(), 1);
+    removal.mark(false).unwrap();
+    for seed in 0..64 {
+        let (log, _) = reopen_unclean(&disk.after_power_cut(seed), LogConfig::default(), Offset(1));
+        assert_eq!(log.view().limits().end.offset, Offset(1), "seed {seed}");
+    }
 }
