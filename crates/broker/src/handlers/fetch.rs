@@ -130,11 +130,13 @@ impl Fetch {
                     }
                 }
             }
-            // What came between the last look and the registration woke nobody.
+            // What came between the last look and the registration woke nobody, and is missing no more.
+            let known_bytes = result.bytes;
             result = self.read(broker);
             if is_over(&result) {
                 break;
             }
+            wait.found(result.bytes.saturating_sub(known_bytes));
             tokio::select! { biased;
                 () = wait.enough() => {}
                 () = broker.host.sleep_until(deadline) => {}

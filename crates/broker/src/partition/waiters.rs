@@ -6,7 +6,7 @@
 //! **Invariant:** a dropped waiter leaves: the list never grows past twice the live ones
 //! and a constant.
 
-use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, Ordering, fence};
 use std::sync::{Arc, Mutex, Weak};
 
 use tokio::sync::Notify;
@@ -30,6 +30,11 @@ impl FetchWait {
     /// Resolves once there is reason to look again.
     pub(crate) async fn enough(&self) {
         self.enough.notified().await;
+    }
+
+    /// So many of the missing bytes came before it was registered anywhere.
+    pub(crate) fn found(&self, bytes: u64) {
+        self.subtract(i64::try_from(bytes).unwrap_or(i64::MAX));
     }
 
     fn subtract(&self, bytes: i64) -> bool {
@@ -57,6 +62,9 @@ impl Waiters {
         }
         list.push(Arc::downgrade(wait));
         self.is_any.store(true, Ordering::SeqCst);
+        // With the one in `notify`: either the limits that are looked at next are the new ones, or
+        // who published them sees that somebody waits.
+        fence(Ordering::SeqCst);
     }
 
     /// The partition has grown by `bytes`.
@@ -74,6 +82,7 @@ impl Waiters {
     }
 
     fn notify(&self, is_done: impl Fn(&FetchWait) -> bool) {
+        fence(Ordering::SeqCst);
         if !self.is_any.load(Ordering::SeqCst) {
             return;
         }
@@ -106,6 +115,17 @@ mod tests {
         waiters.advanced(40);
         assert!(is_woken(&wait));
         assert!(waiters.list.lock().unwrap().is_empty());
+    }
+
+    #[test]
+    fn what_came_before_it_registered_counts() {
+        let waiters = Waiters::default();
+        let wait = FetchWait::new(100);
+        waiters.register(&wait);
+        wait.found(60);
+        assert!(!is_woken(&wait));
+        waiters.advanced(40);
+        assert!(is_woken(&wait));
     }
 
     #[test]
