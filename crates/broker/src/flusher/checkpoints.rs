@@ -23,15 +23,23 @@ const EXPIRATION_INTERVAL_MS: u64 = 60_000;
 /// What the checkpoints will point at is easy to find for a recovery.
 async fn prepare_recovery_points<H: Host>(broker: &Broker<H>) {
     let topics = broker.topics.load_full();
-    let partitions: Vec<_> = topics.topics().map(|topic| topic.partitions.load_full()).collect();
-    for partition in partitions.iter().flat_map(|of| of.iter().flatten()) {
-        if !partition.has_grown_since_prepared() {
-            continue;
-        }
-        if let Some(Err(error)) = partition.with_log(&broker.host, |log| log.prepare_recovery_point()).await {
-            tracing::warn!(%error, "a restart after a kill will scan more");
-        }
+    let partitions = topics.topics().flat_map(|topic| topic.partitions.load().to_vec()).flatten();
+    let grown: Vec<_> = partitions.filter(|partition| partition.has_grown_since_prepared()).collect();
+    if grown.is_empty() {
+        return;
     }
+    let host = broker.host.clone();
+    // It writes files: not on a network worker.
+    let prepare = move || {
+        for partition in grown {
+            partition.in_turn(&host, |log| {
+                if let Err(error) = log.prepare_recovery_point() {
+                    tracing::warn!(%error, "a restart after a kill will scan more");
+                }
+            });
+        }
+    };
+    broker.host.offload(Pool::Flush, prepare).await;
 }
 
 /// Runs until the broker stops.

@@ -11,6 +11,8 @@
 //! directory takes no more appends, and nothing unflushed of it is ever acknowledged.
 
 pub(crate) mod checkpoints;
+#[cfg(test)]
+mod tests;
 
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
@@ -70,6 +72,8 @@ pub(crate) struct DirFlusher {
     is_wanted: AtomicBool,
     /// Who has set it runs a round.
     is_busy: AtomicBool,
+    /// The directory's task waits for whoever runs one.
+    is_awaited: AtomicBool,
     changed: Notify,
     round_count: AtomicU64,
     is_stopped: AtomicBool,
@@ -85,6 +89,7 @@ impl DirFlusher {
             write_back_bytes: AtomicU64::new(0),
             is_wanted: AtomicBool::new(false),
             is_busy: AtomicBool::new(false),
+            is_awaited: AtomicBool::new(false),
             changed: Notify::new(),
             round_count: AtomicU64::new(0),
             is_stopped: AtomicBool::new(false),
@@ -97,6 +102,9 @@ impl DirFlusher {
 
     fn free_role(&self) {
         self.is_busy.store(false, Ordering::SeqCst);
+        if self.is_awaited.swap(false, Ordering::SeqCst) || self.is_wanted.load(Ordering::SeqCst) {
+            self.changed.notify_one();
+        }
     }
 
     /// When the next round should begin.
@@ -108,31 +116,36 @@ impl DirFlusher {
         dirty.commit_due.into_iter().chain(dirty.write_back_due).min()
     }
 
-    fn is_little(&self) -> bool {
-        let dirty = self.locked();
-        dirty.commit.len() == 1 && dirty.commit[0].unflushed_bytes() <= INLINE_BYTES_MAX
+    /// What somebody may wait for, if it is little.
+    fn take_little(&self) -> Option<Vec<Arc<Partition>>> {
+        let mut dirty = self.locked();
+        let is_little = dirty.commit.len() == 1 && dirty.commit[0].unflushed_bytes() <= INLINE_BYTES_MAX;
+        is_little.then(|| self.take_commits(&mut dirty))
     }
 
     /// What somebody may wait for. Whoever comes later wants another round.
-    fn take_commits(&self) -> Vec<Arc<Partition>> {
+    fn take_commits(&self, dirty: &mut Dirty) -> Vec<Arc<Partition>> {
         self.is_wanted.store(false, Ordering::SeqCst);
-        let mut dirty = self.locked();
         dirty.commit_due = None;
         let partitions = std::mem::take(&mut dirty.commit);
-        partitions.iter().for_each(|partition| partition.is_dirty.for_commit.store(false, Ordering::SeqCst));
+        // Swapped, not stored: who found one set and went away has appended before, and this round
+        // must see it.
+        for partition in &partitions {
+            partition.is_dirty.for_commit.swap(false, Ordering::SeqCst);
+        }
         partitions
     }
 
     fn take_due(&self, now: MonoMs) -> Vec<Arc<Partition>> {
-        let mut partitions = self.take_commits();
         let mut dirty = self.locked();
+        let mut partitions = self.take_commits(&mut dirty);
         if dirty.write_back_due.is_some_and(|due| due <= now) {
             dirty.write_back_due = None;
             self.write_back_bytes.store(0, Ordering::Relaxed);
             let others = std::mem::take(&mut dirty.write_back);
-            others
-                .iter()
-                .for_each(|partition| partition.is_dirty.for_write_back.store(false, Ordering::SeqCst));
+            for partition in &others {
+                partition.is_dirty.for_write_back.swap(false, Ordering::SeqCst);
+            }
             partitions.extend(others);
         }
         partitions
@@ -140,6 +153,18 @@ impl DirFlusher {
 
     fn locked(&self) -> MutexGuard<'_, Dirty> {
         self.dirty.lock().expect("nothing panics in here")
+    }
+}
+
+/// Held while a round runs. Should it panic, nobody knows what is durable, and who waits must hear of it.
+struct RoundGuard<'a>(&'a DirState);
+
+impl Drop for RoundGuard<'_> {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            let reason = "a flush panicked".to_owned();
+            self.0.fail(&LogError::Poisoned { path: self.0.path.clone(), reason });
+        }
     }
 }
 
@@ -194,20 +219,14 @@ impl DirState {
     /// flush, else by the directory's task as soon as it can.
     pub(crate) fn commit<H: Host>(&self, host: &H) {
         self.flusher.is_wanted.store(true, Ordering::SeqCst);
-        if self.flusher.pressure.is_slow(host.mono())
-            || !self.flusher.is_little()
-            || !self.flusher.take_role()
-        {
+        if self.flusher.pressure.is_slow(host.mono()) || !self.flusher.take_role() {
             self.flusher.changed.notify_one();
             return;
         }
-        let partitions = self.flusher.take_commits();
-        // It may have become more in between; then it is one longer round.
-        host.maybe_slow(&self.flusher.pressure, || self.flush(host, partitions));
-        self.flusher.free_role();
-        if self.flusher.is_wanted.load(Ordering::SeqCst) {
-            self.flusher.changed.notify_one();
+        if let Some(partitions) = self.flusher.take_little() {
+            host.maybe_slow(&self.flusher.pressure, || self.flush(host, partitions));
         }
+        self.flusher.free_role();
     }
 
     /// Somebody waits: a round as soon as the directory's task can.
@@ -234,8 +253,8 @@ impl DirState {
                 continue;
             }
             if !self.flusher.take_role() {
-                // Who has it looks at `is_wanted` afterwards; what is only due waits for that too.
-                self.flusher.is_wanted.store(true, Ordering::SeqCst);
+                // Who has it looks at `is_awaited` afterwards: what is only due is nobody else's.
+                self.flusher.is_awaited.store(true, Ordering::SeqCst);
                 if self.flusher.is_busy.load(Ordering::SeqCst) {
                     self.flusher.changed.notified().await;
                 }
@@ -264,16 +283,20 @@ impl DirState {
         if partitions.is_empty() {
             return;
         }
+        let _guard = RoundGuard(self);
         let mut jobs: Vec<(Arc<Partition>, u64, FlushJob)> = Vec::with_capacity(partitions.len());
         for partition in partitions {
             let dir = partition.dir();
-            if std::ptr::eq(&*dir, self) {
-                let (bytes, job) = partition.begin_flush();
-                jobs.push((partition, bytes, job));
-            } else {
+            if !std::ptr::eq(&*dir, self) {
                 // It has moved: this file system is not its own any more.
                 dir.add_for_commit(host, &partition);
                 dir.want_round();
+            } else if let Some(failure) = self.failure() {
+                // Another flush may succeed without what the failed one lost.
+                partition.flush_failed(failure.clone());
+            } else {
+                let (bytes, job) = partition.begin_flush();
+                jobs.push((partition, bytes, job));
             }
         }
         let sync_count: usize = jobs.iter().map(|(_, _, job)| job.sync_count()).sum();
@@ -322,6 +345,9 @@ impl DirState {
     fn finish(&self, partition: &Partition, bytes: u64, result: Result<(), LogError>) {
         match result {
             Ok(()) => partition.flushed(bytes),
+            // Deleted meanwhile: the directory under its name is gone, and nobody waits for it.
+            Err(LogError::Io { source, .. })
+                if source.kind() == std::io::ErrorKind::NotFound && partition.is_closed() => {}
             Err(error) => {
                 self.fail(&error);
                 partition.flush_failed(Arc::new(error));

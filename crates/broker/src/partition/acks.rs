@@ -7,7 +7,6 @@
 //! **Invariant:** every parked answer leaves exactly once: due, or with an error.
 
 use std::collections::VecDeque;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use klamm_log::BatchPlaced;
@@ -27,27 +26,24 @@ pub(crate) struct ParkedAck {
 /// The answers that wait on one partition.
 #[derive(Default)]
 pub(crate) struct ParkedAcks {
-    count: AtomicUsize,
     queue: Mutex<VecDeque<ParkedAck>>,
 }
 
 impl ParkedAcks {
     /// Whoever parks looks at the limits once more afterwards.
     pub(crate) fn park(&self, ack: ParkedAck) {
-        let mut queue = self.locked();
-        queue.push_back(ack);
-        self.count.store(queue.len(), Ordering::Release);
+        self.locked().push_back(ack);
     }
 
-    pub(crate) fn is_empty(&self) -> bool {
-        self.count.load(Ordering::Acquire) == 0
-    }
-
-    /// Answers everything below `durable`.
+    /// Answers everything below `durable`. Always by way of the lock: who publishes and then looks
+    /// for answers, and who parks and then looks at the limits, must not miss each other.
     pub(crate) fn release(&self, durable: Offset) {
         let mut due = Vec::new();
         {
             let mut queue = self.locked();
+            if queue.is_empty() {
+                return;
+            }
             // In the order of offsets but for duplicates, which refer to earlier batches.
             while queue.front().is_some_and(|ack| ack.placed.last_offset < durable) {
                 due.extend(queue.pop_front());
@@ -58,18 +54,13 @@ impl ParkedAcks {
                 due.extend(now);
                 queue.extend(later);
             }
-            self.count.store(queue.len(), Ordering::Release);
         }
         answer(due, |ack| Ok(ack.placed));
     }
 
     /// Answers everything with a failure.
     pub(crate) fn fail(&self, result: &AppendResult) {
-        let all: Vec<ParkedAck> = {
-            let mut queue = self.locked();
-            self.count.store(0, Ordering::Release);
-            queue.drain(..).collect()
-        };
+        let all: Vec<ParkedAck> = self.locked().drain(..).collect();
         answer(all, |_| result.clone());
     }
 
@@ -125,10 +116,10 @@ mod tests {
         assert_eq!(slots(&waker), [(3, true)]);
         acks.release(Offset(19));
         assert_eq!(slots(&waker), [(1, true), (4, true)]);
-        assert!(!acks.is_empty());
+        assert!(!acks.locked().is_empty());
         acks.release(Offset(20));
         assert_eq!(slots(&waker), [(2, true)]);
-        assert!(acks.is_empty());
+        assert!(acks.locked().is_empty());
     }
 
     #[test]

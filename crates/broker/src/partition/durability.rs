@@ -159,9 +159,7 @@ impl Partition {
             self.view.raise_high_watermark_to_flushed();
             self.waiters.advanced(bytes);
         }
-        if !self.acks.is_empty() {
-            self.release_acks();
-        }
+        self.release_acks();
     }
 
     /// A flush has failed: nothing that waits for one will ever count.

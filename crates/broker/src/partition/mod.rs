@@ -12,7 +12,7 @@ pub(crate) mod acks;
 mod durability;
 pub(crate) mod registry;
 #[cfg(test)]
-mod stress;
+pub(crate) mod stress;
 pub(crate) mod waiters;
 
 use std::collections::VecDeque;
@@ -204,7 +204,7 @@ impl Partition {
     pub(crate) async fn lead<H: Host>(self: &Arc<Self>, host: &H, epoch: LeaderEpoch) {
         let partition = self.clone();
         let assigned = self
-            .with_log(host, move |log| {
+            .with_log_offloaded(host, move |log| {
                 let assigned = log.assign_leader_epoch(epoch);
                 partition.leader_epoch.store(epoch.0, Ordering::Release);
                 assigned
@@ -259,6 +259,17 @@ impl Partition {
             }),
         );
         receiver.await.ok().flatten()
+    }
+
+    /// Runs `job` with the log, in its turn, and does not wait for it; not at all once the partition
+    /// is closed.
+    pub(crate) fn in_turn<H: Host>(self: &Arc<Self>, host: &H, job: impl FnOnce(&mut Log) + Send + 'static) {
+        let job = |log: Option<&mut Log>| {
+            if let Some(log) = log {
+                job(log);
+            }
+        };
+        self.enqueue(host, Box::new(job));
     }
 
     /// As [`Partition::with_log`], for a job that touches the disk: begun where it may block.

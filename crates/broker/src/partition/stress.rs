@@ -92,27 +92,55 @@ fn no_answer_that_waits_for_a_flush_is_lost_under_contention() {
     contend(Durability::Flushed);
 }
 
+/// A log directory `/d`.
+pub(crate) fn directory_on(disk: &MemoryDisk) -> Arc<DirState> {
+    let path = Path::new("/d");
+    DirState::new(path, DirectoryId(Uuid(1)), Arc::default(), DirFlusher::new(disk, path))
+}
+
+/// A new partition in it, whose directory is `/d/t-<index>`.
+pub(crate) fn partition_in(
+    dir: &Arc<DirState>,
+    disk: &MemoryDisk,
+    index: i32,
+    durability: Durability,
+) -> Arc<Partition> {
+    let log = Log::create(OpenLog {
+        disk: Arc::new(disk.clone()),
+        dir: PathBuf::from(format!("/d/t-{index}")),
+        topic_id: TopicId(Uuid(7)),
+        config: LogConfig::default(),
+        recovery_point: Offset(0),
+        log_start: Offset(0),
+        high_watermark: None,
+        was_clean: true,
+        now: WallMs(1),
+    })
+    .expect("a log");
+    let policy = FlushPolicy::from(&TopicConfig { durability, ..TopicConfig::default() });
+    let (topic, epoch) = (TopicId(Uuid(7)), LeaderEpoch(1));
+    Partition::new("t".into(), topic, PartitionIndex(index), epoch, log, policy, dir.clone())
+}
+
+/// Appends one batch with acks=all; true if its answer waits for a flush.
+pub(crate) fn append_one(host: &RealHost, partition: &Arc<Partition>, waker: &Arc<ProduceWaker>) -> bool {
+    let group = AppendGroup {
+        batches: vec![trusted_batch(batch("one")).expect("a batch")],
+        tickets: vec![Ticket { slot: 0, place: (0, 0), waits_for_commit: true }],
+    };
+    match partition.append(host, group, waker) {
+        Append::Done(results) => results.iter().any(Option::is_none),
+        Append::Queued => panic!("nobody else appends"),
+    }
+}
+
 fn contend(durability: Durability) {
     let runtime =
         tokio::runtime::Builder::new_multi_thread().worker_threads(4).enable_all().build().expect("threads");
     runtime.block_on(async {
-        let log = Log::create(OpenLog {
-            disk: Arc::new(MemoryDisk::new()),
-            dir: PathBuf::from("/d/t-0"),
-            topic_id: TopicId(Uuid(7)),
-            config: LogConfig::default(),
-            recovery_point: Offset(0),
-            log_start: Offset(0),
-            high_watermark: None,
-            was_clean: true,
-            now: WallMs(1),
-        })
-        .expect("a log");
-        let flusher = DirFlusher::new(&MemoryDisk::new(), Path::new("/d"));
-        let dir = DirState::new(Path::new("/d"), DirectoryId(Uuid(1)), Arc::default(), flusher);
-        let policy = FlushPolicy::from(&TopicConfig { durability, ..TopicConfig::default() });
-        let (topic, index, epoch) = (TopicId(Uuid(7)), PartitionIndex(0), LeaderEpoch(1));
-        let partition = Partition::new("t".into(), topic, index, epoch, log, policy, dir.clone());
+        let disk = MemoryDisk::new();
+        let dir = directory_on(&disk);
+        let partition = partition_in(&dir, &disk, 0, durability);
         let host = RealHost::new();
         tokio::spawn(dir.run_flusher(host.clone()));
         let tasks: Vec<_> = (0..CONNECTIONS)
