@@ -210,6 +210,7 @@ impl Log {
             poisoned: None,
             outgoing: Outgoing::new(Arc::clone(disk), dir.clone()),
         };
+        log.remove_snapshots_of_what_is_lost(rebuilt.trusted)?;
         log.remove_stray_snapshots(end.offset)?;
         log.set_high_watermark(open.high_watermark)?;
         // All of it is durable. Whoever appends or reads opens it again; most partitions idle.
@@ -234,6 +235,21 @@ impl Log {
 
     pub(crate) fn position_of(&self, offset: Offset) -> Result<LogPosition, LogError> {
         self.view.position_of(offset).map_err(|error| read_failed(error, &self.dir))
+    }
+
+    /// What they count may not have survived: in a compacted log there may be a hole below them. The
+    /// next start would believe them, so they go for good.
+    fn remove_snapshots_of_what_is_lost(&self, trusted: Offset) -> Result<(), LogError> {
+        let offsets = list_snapshots(&*self.disk, &self.dir).map_err(LogError::io("list", &self.dir))?;
+        let lost: Vec<Offset> = offsets.into_iter().filter(|offset| *offset > trusted).collect();
+        for offset in &lost {
+            remove_if_there(&*self.disk, &snapshot_path(&self.dir, *offset))?;
+        }
+        if lost.is_empty() {
+            Ok(())
+        } else {
+            self.disk.sync_dir(&self.dir).map_err(LogError::io("sync", &self.dir))
+        }
     }
 
     /// Snapshots are of use at a segment's base and at the end; the rest pile up.

@@ -34,6 +34,8 @@ const CONTROL_BATCH_BYTES_MAX: u32 = 4096;
 pub(crate) struct Rebuilt {
     pub state: ProducerState,
     pub last_snapshot: Offset,
+    /// Snapshots behind it were not believed.
+    pub trusted: Offset,
 }
 
 /// How often corruption in the way makes it begin anew, with the bad range left out.
@@ -107,7 +109,7 @@ fn rebuild_once(
         replay(&mut state, &segments, from)?;
     }
     state.expire(open.now.0, open.config.producer_id_expiration_ms);
-    Ok(Rebuilt { state, last_snapshot })
+    Ok(Rebuilt { state, last_snapshot, trusted: durable })
 }
 
 type Entries = Vec<(ProducerId, crate::producer::ProducerEntry)>;

@@ -350,3 +350,27 @@ fn sequences_wrap_behind_their_largest_number() {
     assert!(append(&mut log, &[first])[0].as_ref().unwrap().is_duplicate);
     assert!(append(&mut log, &[idempotent(9, 0, 3, &[1])])[0].is_ok());
 }
+
+#[test]
+fn a_snapshot_of_batches_that_a_power_cut_took_is_never_believed() {
+    let disk = MemoryDisk::new();
+    let config = LogConfig { is_compacted: true, segment_bytes: 600, ..small_config() };
+    let mut log = create(&disk, config.clone());
+    for sequence in 0..12 {
+        append(&mut log, &[idempotent(7, 0, sequence, &[1])]).remove(0).unwrap();
+    }
+    let bases: Vec<Offset> = log.view().load().1.iter().map(|segment| segment.base_offset()).collect();
+    let [_, second, .., last] = bases[..] else { panic!("{bases:?}") };
+    drop(log);
+    // The names reached the device, the bytes from the second segment on did not.
+    for base in &bases[1..] {
+        disk.tamper(&file(base.0, ".log"), Vec::clear).unwrap();
+    }
+    // The next start has a recovery point behind the hole.
+    for recovery_point in [second, last, last] {
+        let (log, _) = reopen_unclean(&disk, config.clone(), recovery_point);
+        assert_eq!(log.view().limits().end.offset, last, "where offsets may be missing, a hole is one");
+        let known = log.producers().get(ProducerId(7)).unwrap().last_sequence();
+        assert_eq!(i64::from(known) + 1, second.0, "recovery point {recovery_point}");
+    }
+}
