@@ -88,6 +88,8 @@ pub struct Cleaning {
     segments: Vec<Arc<Segment>>,
     producers: BTreeMap<ProducerId, LastOfProducer>,
     high_watermark: Offset,
+    /// Where the log ended when this began: what it goes by lies below.
+    log_end: Offset,
     map: KeyMap,
     phase: Phase,
     reader: Reader,
@@ -122,8 +124,9 @@ impl Log {
             },
             view: Arc::clone(&self.view),
             segments: closed.iter().take_while(is_below).cloned().collect(),
-            producers: last_of_producers(&self.producers),
+            producers: last_of_producers(&self.producers, limits.high_watermark.offset),
             high_watermark: limits.high_watermark.offset,
+            log_end: limits.end.offset,
             map: KeyMap::new(settings.map_bytes, settings.load_factor, &range.dirty(), settings.hash_key),
             phase: Phase::Begin,
             reader: Reader::new(settings.buffer_bytes),
@@ -170,9 +173,10 @@ impl Cleaning {
         for entry in entries.iter().filter(|entry| entry.name.ends_with(CLEANED)) {
             remove_if_there(&**disk, &dir.join(&entry.name))?;
         }
-        // The new segments are durable from the start; the old ones are too, so that nothing
-        // between them can be missing.
-        if self.view.limits().flushed.segment_base < self.range.first_uncleanable {
+        // The new segments are durable from the start; so is all that says what may go from the old
+        // ones: a producer's later batch, the end of a transaction. And nothing between can be missing.
+        let flushed = self.view.limits().flushed;
+        if flushed.offset < self.log_end || flushed.segment_base < self.range.first_uncleanable {
             self.view.begin_flush().run()?;
         }
         let transactions = self.transactions(self.range.first_dirty)?;

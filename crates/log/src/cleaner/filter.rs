@@ -59,10 +59,15 @@ pub(super) struct Filtered {
     pub aborted: Option<AbortedTransaction>,
 }
 
-/// Where each living producer's state lies.
-pub(super) fn last_of_producers(state: &ProducerState) -> BTreeMap<ProducerId, LastOfProducer> {
+/// Where each living producer's state lies. A batch that the watermark has not reached may be
+/// truncated yet: the one before it counts.
+pub(super) fn last_of_producers(
+    state: &ProducerState,
+    high_watermark: Offset,
+) -> BTreeMap<ProducerId, LastOfProducer> {
     let last = state.iter().map(|(id, entry)| {
-        let last_offset = entry.batches().last().map(|batch| batch.last_offset);
+        let mut last_offsets = entry.batches().iter().rev().map(|batch| batch.last_offset);
+        let last_offset = last_offsets.find(|offset| *offset < high_watermark);
         (id, LastOfProducer { last_offset, epoch: entry.producer_epoch })
     });
     last.collect()
