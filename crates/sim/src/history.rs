@@ -3,11 +3,13 @@
 //! What a start may find after a power cut is one of a few branches: the log as it was, or
 //! with a tail that was cut or could not be written and had not yet been flushed over. It
 //! finds all of one of them, or a piece from the front, never less than what was promised,
-//! and never a mixture.
+//! and never a mixture. A compacted log may have a hole behind that ([`compacted`]).
 
 use std::collections::BTreeMap;
 
 use klamm_protocol::records::{BATCH_HEADER_BYTES, BatchHeader, RecordIter};
+
+use crate::compacted::{self, Missing};
 
 /// A batch as it lies in the log.
 #[derive(Clone, PartialEq, Eq)]
@@ -57,8 +59,9 @@ impl Batch {
 
     fn timestamps(&self) -> impl Iterator<Item = (i64, i64)> {
         let records = RecordIter::new(&self.header, &self.bytes[BATCH_HEADER_BYTES..]);
-        let base = self.base();
-        records.zip(base..).map(|(record, offset)| (offset, record.expect("a batch of our own").timestamp))
+        records
+            .map(|record| record.expect("a batch of our own"))
+            .map(|record| (record.offset.0, record.timestamp))
     }
 }
 
@@ -93,8 +96,10 @@ impl Contents {
 
     /// Cuts at `offset`, or at the beginning of the batch that contains it.
     pub fn truncate(&mut self, offset: i64) {
-        self.batches.retain(|batch| batch.next() <= offset);
-        self.end = self.batches.last().map_or(self.log_start, Batch::next).max(self.log_start);
+        let kept = self.batches.partition_point(|batch| batch.next() <= offset);
+        // Before it there may be a hole.
+        self.end = self.batches.get(kept).map_or(self.end, Batch::base).max(self.log_start);
+        self.batches.truncate(kept);
     }
 
     /// The batches that hold readable records.
@@ -185,9 +190,21 @@ pub struct History {
     branches: Vec<Contents>,
     /// The log start that the checkpoint durably has.
     pub log_start_durable: i64,
+    /// Below it the log may have been compacted; the model itself never is.
+    pub cleaned_to: i64,
+    /// The watermark that compaction went by: nothing below it is truncated any more.
+    pub cleaned_watermark: i64,
+    /// True if the log is one that is compacted.
+    pub is_compacted: bool,
 }
 
 impl History {
+    /// Of an empty log.
+    #[must_use]
+    pub fn new(is_compacted: bool) -> Self {
+        Self { is_compacted, ..Self::default() }
+    }
+
     /// What `batches` would have made of the log may come back although they failed.
     pub fn attempt(&mut self, batches: &[Batch]) {
         let mut branch = self.live.clone();
@@ -217,18 +234,25 @@ impl History {
         self.branches.clear();
     }
 
-    /// What was found becomes the log.
-    pub fn restart(&mut self, found: Contents, durable_end: i64) {
-        self.live = found;
+    /// Below `offset` the log may be compacted from now on, by what lies below the watermark.
+    pub fn cleaned(&mut self, offset: i64, high_watermark: i64) {
+        self.cleaned_to = self.cleaned_to.max(offset);
+        self.cleaned_watermark = self.cleaned_watermark.max(high_watermark);
+    }
+
+    /// What was accepted becomes the log.
+    pub fn restart(&mut self, accepted: Contents, durable_end: i64) {
+        self.live = accepted;
         self.durable_end = durable_end;
         self.branches.clear();
     }
 
-    /// Whether a start may find `found`; `is_whole` if nothing written may be lost either.
+    /// What a start may find as `found`, before any compaction; `is_whole` if nothing written may be
+    /// lost either.
     ///
     /// # Errors
     /// What is wrong with it.
-    pub fn accept(&self, found: &Contents, is_whole: bool) -> Result<(), String> {
+    pub fn accept(&self, found: &Contents, is_whole: bool) -> Result<Contents, String> {
         let mut reasons = Vec::new();
         for branch in std::iter::once(&self.live).chain(&self.branches) {
             let floor = if is_whole { self.live.end.min(branch.end) } else { self.durable_end };
@@ -238,8 +262,9 @@ impl History {
                 reasons.push(format!("log start {} was never asked for", found.log_start));
                 continue;
             }
-            match fits(found, branch, floor) {
-                Ok(()) => return Ok(()),
+            let from = if self.is_compacted { floor } else { i64::MAX };
+            match fits(found, branch, floor, Missing { below: self.cleaned_to, from }) {
+                Ok(accepted) => return Ok(accepted),
                 Err(reason) => reasons.push(reason),
             }
         }
@@ -252,18 +277,23 @@ impl History {
     }
 }
 
-/// `found` is `branch` without some of its front and some of its tail.
-fn fits(found: &Contents, branch: &Contents, floor: i64) -> Result<(), String> {
+/// `found` is `branch` without some of its front, some of its tail, and what may be missing.
+fn fits(found: &Contents, branch: &Contents, floor: i64, missing: Missing) -> Result<Contents, String> {
     if found.end < floor {
         return Err(format!("the end {} lies below the promised {floor}", found.end));
     }
     let visible = |batch: &&Batch| batch.next() > found.log_start && batch.next() <= found.end;
     let expected: Vec<&Batch> = branch.batches.iter().filter(visible).collect();
-    let is_equal =
-        expected.len() == found.batches.len() && expected.iter().zip(&found.batches).all(|(a, b)| **a == *b);
-    if !is_equal {
-        return Err(format!("expected {expected:?}"));
+    let end = expected.last().map_or(found.log_start.max(floor), |batch| batch.next()).max(found.log_start);
+    let batches = compacted::fits(&found.batches, &expected, missing)
+        .map_err(|reason| format!("expected {expected:?}: {reason}"))?;
+    // Behind a hole it may be where an empty segment begins.
+    let is_base = || {
+        let bases = branch.batches.iter().map(Batch::base).chain([branch.end]);
+        missing.from < i64::MAX && found.end >= end && bases.into_iter().any(|base| base == found.end)
+    };
+    if found.end != end && !is_base() {
+        return Err(format!("the end is not {end}"));
     }
-    let end = expected.last().map_or(found.log_start.max(floor), |batch| batch.next());
-    if found.end == end.max(found.log_start) { Ok(()) } else { Err(format!("the end is not {end}")) }
+    Ok(Contents { batches, log_start: found.log_start, end: found.end })
 }

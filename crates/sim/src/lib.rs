@@ -9,6 +9,8 @@
 //! own tests. [`sabotage`] breaks the disk's promises on purpose, so that one can see that
 //! the simulation would notice.
 
+pub mod compacted;
+pub mod every_step;
 pub mod flips;
 pub mod history;
 pub mod sabotage;

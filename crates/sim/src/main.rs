@@ -3,6 +3,7 @@
 use std::process::ExitCode;
 
 use clap::Parser;
+use klamm_sim::every_step::{MUTATIONS, Thoroughness, cut_at_every_step};
 use klamm_sim::{Case, Sabotage, Stats, minimise, run, transcript};
 
 #[derive(Parser)]
@@ -17,10 +18,17 @@ struct Arguments {
     /// How many bits to flip, one in each of so many copies of a stopped log
     #[arg(long, default_value_t = 0)]
     flips: u64,
+    /// Cut the power at every step of every mutation and of the start behind it, with so many
+    /// draws of what the device keeps
+    #[arg(long, default_value_t = 0)]
+    every_step: u64,
 }
 
 fn main() -> ExitCode {
-    let Arguments { seeds, first, flips } = Arguments::parse();
+    let Arguments { seeds, first, flips, every_step } = Arguments::parse();
+    if every_step > 0 {
+        return cut_every_mutation(Thoroughness { draws: every_step, start_stride: 1 });
+    }
     if flips > 0 {
         return match klamm_sim::flips::flip(first, flips) {
             Ok(found) => {
@@ -47,5 +55,23 @@ fn main() -> ExitCode {
         }
     }
     println!("{seeds} seeds from {first}: {total:?}");
+    ExitCode::SUCCESS
+}
+
+fn cut_every_mutation(thoroughness: Thoroughness) -> ExitCode {
+    let mut total = Stats::default();
+    for mutation in MUTATIONS {
+        match cut_at_every_step(mutation, thoroughness) {
+            Ok(found) => {
+                println!("{mutation:?}: {} steps, {} power cuts", found.steps, found.stats.power_cuts);
+                total.add(found.stats);
+            }
+            Err(wrong) => {
+                println!("{mutation:?}: {wrong}");
+                return ExitCode::FAILURE;
+            }
+        }
+    }
+    println!("{total:?}");
     ExitCode::SUCCESS
 }

@@ -60,10 +60,11 @@ pub fn minimise(case: &Case, sabotage: Sabotage) -> Case {
 #[must_use]
 pub fn transcript(case: &Case, sabotage: Sabotage) -> String {
     let mut told = format!(
-        "seed {}, {} acknowledges, {}\n",
+        "seed {}, {} acknowledges, {}{}\n",
         case.seed,
         if case.is_flushed_mode { "the flush" } else { "the write" },
         if case.has_producers { "with producers" } else { "without producers" },
+        if case.is_compacted { ", compacted" } else { "" },
     );
     for planned in &case.steps {
         if let Some(cut) = planned.cut {

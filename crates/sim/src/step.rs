@@ -15,6 +15,8 @@ pub struct Case {
     /// True if producers write with sequences and transactions; such a run does not move the
     /// log start, which takes away what producers are known by.
     pub has_producers: bool,
+    /// True if the log is compacted now and then.
+    pub is_compacted: bool,
     /// What happens.
     pub steps: Vec<Planned>,
 }
@@ -67,6 +69,20 @@ pub enum Step {
     Roll,
     /// Moves the log start to this share (of 255) of the readable log.
     AdvanceStart(u8),
+    /// Lets go what this share (of 255) of the size, or this time, leaves no room for.
+    Retain(u8),
+    /// Compacts what may be, so many milliseconds later.
+    Compact {
+        /// Time that passes before, for delete horizons.
+        ms: u8,
+        /// What happens beside it, and how much of the dirty part it takes.
+        seed: u64,
+    },
+    /// Moves the log to another directory while it is written.
+    Move {
+        /// What happens beside it.
+        seed: u64,
+    },
     /// Cuts the log at this share (of 255), as a follower does in a new epoch.
     Truncate(u8),
     /// Drops everything and begins anew behind the end.
@@ -109,6 +125,32 @@ pub enum FaultKind {
     Create,
 }
 
+impl Step {
+    /// What it is called in counts.
+    #[must_use]
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::Append { .. } => "append",
+            Self::EndTransaction { .. } => "end transaction",
+            Self::Flush => "flush",
+            Self::FlushBesideAppend { .. } => "flush beside append",
+            Self::Roll => "roll",
+            Self::AdvanceStart(_) => "advance start",
+            Self::Retain(_) => "retain",
+            Self::Compact { .. } => "compact",
+            Self::Move { .. } => "move",
+            Self::Truncate(_) => "truncate",
+            Self::StartAnew => "start anew",
+            Self::Checkpoint => "checkpoint",
+            Self::Snapshot => "snapshot",
+            Self::Kill => "kill",
+            Self::CleanStop => "clean stop",
+            Self::Fault { .. } => "fault",
+            Self::Room(_) => "room",
+        }
+    }
+}
+
 impl Case {
     /// The case of a seed.
     #[must_use]
@@ -116,14 +158,15 @@ impl Case {
         let mut draw = Draw::new(seed);
         let has_producers = draw.below(2) == 0;
         let is_flushed_mode = draw.below(2) == 0;
+        let is_compacted = draw.below(3) == 0;
         let count = 8 + draw.below(32);
-        let steps = (0..count).map(|_| planned(&mut draw, has_producers)).collect();
-        Self { seed, is_flushed_mode, has_producers, steps }
+        let steps = (0..count).map(|_| planned(&mut draw, has_producers, is_compacted)).collect();
+        Self { seed, is_flushed_mode, has_producers, is_compacted, steps }
     }
 }
 
-fn planned(draw: &mut Draw, has_producers: bool) -> Planned {
-    let step = step(draw, has_producers);
+fn planned(draw: &mut Draw, has_producers: bool, is_compacted: bool) -> Planned {
+    let step = step(draw, has_producers, is_compacted);
     // One cut in four steps; most fall into the step itself, some into a later one.
     let cut = (draw.below(4) == 0).then(|| {
         let calls_max = if draw.below(4) == 0 { 40 } else { 8 };
@@ -136,9 +179,9 @@ fn planned(draw: &mut Draw, has_producers: bool) -> Planned {
     Planned { step, cut }
 }
 
-fn step(draw: &mut Draw, has_producers: bool) -> Step {
+fn step(draw: &mut Draw, has_producers: bool, is_compacted: bool) -> Step {
     loop {
-        return match draw.below(64) {
+        return match draw.below(72) {
             0..30 => Step::Append { batches: 1 + draw.below(5) as u8, seed: draw.next_u64() },
             30..34 if has_producers => {
                 Step::EndTransaction { producer: draw.below(2) as u8, is_commit: draw.below(2) == 0 }
@@ -156,6 +199,9 @@ fn step(draw: &mut Draw, has_producers: bool) -> Step {
             58..62 => Step::Fault { kind: fault(draw), after: draw.below(6) as u8 },
             62 => Step::Room(draw.below(2000) as u16),
             63 => Step::Room(u16::MAX),
+            64 => Step::Move { seed: draw.next_u64() },
+            65 if !has_producers => Step::Retain(draw.below(256) as u8),
+            66..72 if is_compacted => Step::Compact { ms: draw.below(256) as u8, seed: draw.next_u64() },
             _ => continue,
         };
     }
