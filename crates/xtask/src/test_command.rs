@@ -1,7 +1,9 @@
 //! `cargo xtask test`: every test of the workspace, one summary.
 //!
-//! Builds the `klamm` binary first, because the end-to-end tests run it as a user would. Streams cargo's output as
-//! it comes, adds up the summaries of all test binaries and documentation tests, and names every skipped test.
+//! Builds the `klamm` binary with the tests, and hands it to the end-to-end tests as `KLAMM_BIN`: built by a command of
+//! its own it would have other features of shared crates, and a third of the tree would be compiled twice. Streams
+//! cargo's output as it comes, adds up the summaries of all test binaries and documentation tests, and names every
+//! skipped test.
 //!
 //! A test that lacks an outside program (Java, kcat) appends `name: reason` to the file named by `KLAMM_SKIP_FILE`
 //! and returns. With `CI=true` such a test fails instead: there, everything must be installed.
@@ -10,7 +12,7 @@
 
 use anyhow::{Context, Result};
 use std::io::{BufRead, BufReader, Write};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode, Stdio};
 
 /// What the tests of the workspace came to.
@@ -32,20 +34,17 @@ pub fn run(root: &Path, filter: &[String]) -> Result<ExitCode> {
         println!("0 passed, 1 failed, 0 skipped");
         return Ok(ExitCode::FAILURE);
     }
-    let built = cargo(root, &["build", "--locked", "-j2", "--package", "klamm"])
-        .status()
-        .context("run cargo build")?;
-    if !built.success() {
-        println!("the klamm binary does not build");
+    let Some(klamm) = build(root)? else {
         println!("0 passed, 1 failed, 0 skipped");
         return Ok(ExitCode::FAILURE);
-    }
+    };
     let skip_file = root.join("target").join(format!("skipped-{}.txt", std::process::id()));
     std::fs::write(&skip_file, "").with_context(|| format!("write {}", skip_file.display()))?;
 
     let mut child = cargo(root, &["test", "--workspace", "--locked", "-j2", "--no-fail-fast"])
         .args(filter)
         .env("KLAMM_SKIP_FILE", &skip_file)
+        .env("KLAMM_BIN", klamm)
         .stdout(Stdio::piped())
         .spawn()
         .context("run cargo test")?;
@@ -73,6 +72,28 @@ pub fn run(root: &Path, filter: &[String]) -> Result<ExitCode> {
         totals.failed += totals.lacking.len() as u64;
     }
     Ok(totals.print())
+}
+
+/// Builds all tests and the binary; gives the binary's path, or `None` after saying what does not build.
+fn build(root: &Path) -> Result<Option<PathBuf>> {
+    let output = cargo(root, &["build", "--workspace", "--bins", "--tests", "--locked", "-j2"])
+        .arg("--message-format=json-render-diagnostics")
+        .stderr(Stdio::inherit())
+        .output()
+        .context("run cargo build")?;
+    if !output.status.success() {
+        println!("the klamm binary or a test does not build");
+        return Ok(None);
+    }
+    let klamm = String::from_utf8_lossy(&output.stdout).lines().find_map(binary);
+    Ok(Some(klamm.context("cargo build names no klamm binary")?))
+}
+
+/// The path of the klamm binary, if this line of cargo's JSON tells it. Its unit tests are an executable, too.
+fn binary(line: &str) -> Option<PathBuf> {
+    let message: serde_json::Value = serde_json::from_str(line).ok()?;
+    let is_klamm = message["target"]["name"] == "klamm" && message["profile"]["test"] == false;
+    is_klamm.then(|| message["executable"].as_str().map(PathBuf::from))?
 }
 
 impl Totals {
@@ -154,6 +175,15 @@ mod tests {
         );
         assert_eq!((totals.passed, totals.failed), (7, 2));
         assert_eq!(totals.ignored, ["a::c: ignored, needs a day"]);
+    }
+
+    #[test]
+    fn the_binary_is_the_one_that_is_no_test() {
+        assert_eq!(binary(r#"{"reason":"build-script-executed"}"#), None);
+        let test = r#"{"target":{"name":"klamm"},"profile":{"test":true},"executable":"/t/deps/klamm-1"}"#;
+        assert_eq!(binary(test), None);
+        let built = r#"{"target":{"name":"klamm"},"profile":{"test":false},"executable":"/t/klamm"}"#;
+        assert_eq!(binary(built), Some(PathBuf::from("/t/klamm")));
     }
 
     #[test]
