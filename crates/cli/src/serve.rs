@@ -1,7 +1,7 @@
 //! `klamm serve`: configuration, logging, the broker, the HTTP port, signals.
 #![allow(clippy::disallowed_methods, reason = "outside the simulated world: it starts the real host")]
 
-use std::io::Write as _;
+use std::io::{IsTerminal as _, Write as _};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -41,7 +41,7 @@ enum LogFormat {
 /// Serves until a signal says otherwise.
 pub fn run(args: ServeArgs) -> anyhow::Result<ExitCode> {
     let started = Instant::now();
-    init_logging(args.log);
+    init_logging(args.log)?;
     let config = load_config(&args)?;
     raise_open_files_limit();
     let runtime = tokio::runtime::Builder::new_multi_thread()
@@ -130,14 +130,26 @@ fn absolute(dir: &Path) -> String {
     std::path::absolute(dir).unwrap_or_else(|_| dir.to_owned()).display().to_string()
 }
 
-fn init_logging(format: LogFormat) {
-    let filter = tracing_subscriber::EnvFilter::try_from_env("KLAMM_LOG")
-        .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("warn"));
-    let subscriber = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+fn init_logging(format: LogFormat) -> anyhow::Result<()> {
+    let wanted = match std::env::var("KLAMM_LOG") {
+        Err(std::env::VarError::NotPresent) => "warn".to_owned(),
+        given => given.context("KLAMM_LOG")?,
+    };
+    let filter = tracing_subscriber::EnvFilter::builder().parse(&wanted).with_context(|| {
+        format!("KLAMM_LOG: \"{wanted}\" is not allowed; allowed: a level, or levels by module, such as warn,klamm_broker=debug")
+    })?;
+    // Colours are for people: a file or a journal would keep them as control characters. NO_COLOR counts as ever.
+    let is_colourful =
+        std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
+    let subscriber = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_ansi(is_colourful)
+        .with_writer(std::io::stderr);
     match format {
         LogFormat::Text => subscriber.with_target(false).init(),
         LogFormat::Json => subscriber.json().init(),
     }
+    Ok(())
 }
 
 /// A broker holds a file a segment and a socket a client: the soft limit is for shells.

@@ -10,7 +10,7 @@ use std::net::TcpListener;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::Command;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 const LIMIT: Duration = Duration::from_secs(30);
 const CLEAN_MARKER: &str = ".kafka_cleanshutdown";
@@ -61,6 +61,37 @@ fn a_killed_broker_leaves_no_lock() {
     let options = Options::new(&folder.path().join("data"));
     options.start().kill_9();
     assert!(options.start().stop_gracefully().success());
+}
+
+/// What an operator reads after a crash, in a file or a journal: words, no control characters.
+#[test]
+fn a_start_after_a_kill_says_so_in_plain_text() {
+    let folder = broker::folder();
+    let data = folder.path().join("data");
+    let options = Options::new(&data);
+    let broker = options.start();
+    produce(&broker, "kept");
+    broker.kill_9();
+    let broker = options.start();
+    let deadline = Instant::now() + LIMIT;
+    let said = broker
+        .stderr()
+        .expect("our own broker")
+        .wait_for(deadline, |line| line.contains("the last stop was not clean").then(|| line.to_owned()));
+    let said = said.expect("a line about the stop");
+    assert!(said.contains(data.to_str().expect("UTF-8")) && said.contains("partitions=1"), "{said}");
+    assert!(!broker.output().contains('\u{1b}'), "{:?}", broker.output());
+    assert!(broker.stop_gracefully().success());
+    let broker = options.start();
+    assert!(!broker.output().contains("not clean"), "{}", broker.output());
+}
+
+#[test]
+fn a_bad_log_filter_is_named() {
+    let folder = broker::folder();
+    let mut command = Options::new(&folder.path().join("data")).command();
+    command.env("KLAMM_LOG", "klamm_broker=loud");
+    refused(&mut command, &["KLAMM_LOG", "klamm_broker=loud"]);
 }
 
 #[test]
@@ -195,7 +226,7 @@ fn a_waiting_fetch_does_not_delay_the_stop() {
     let mut count = 0;
     clients::read_to_end(&consumer, |_| count += 1);
     assert_eq!(count, 10);
-    let begun = std::time::Instant::now();
+    let begun = Instant::now();
     assert!(broker.stop_gracefully().success());
     assert!(begun.elapsed() < Duration::from_secs(5), "the stop took {:?}", begun.elapsed());
 }

@@ -149,6 +149,7 @@ impl LogDirs {
     fn find_partitions(&self, place: usize, all: &mut Found) -> Result<(), LogDirsError> {
         let dir = &self.dirs[place];
         dir.directory.remove_clean_shutdown()?;
+        let mut live_count = 0;
         for found in dir.directory.partitions()? {
             let key = (Arc::from(found.topic.as_str()), found.partition);
             match found.kind {
@@ -159,6 +160,7 @@ impl LogDirs {
                         Some(earlier) => self.choose(earlier.dir, place, &found.name)?,
                     };
                     all.places.insert(key, Place { dir: place, topic_id: None });
+                    live_count += 1;
                 }
                 // A deletion that a stop interrupted.
                 DirectoryKind::Delete => dir.directory.remove_partition(&found.name)?,
@@ -168,6 +170,12 @@ impl LogDirs {
                 }
                 DirectoryKind::Stray => {}
             }
+        }
+        if live_count > 0 && !dir.was_clean {
+            tracing::warn!(
+                directory = %dir.state.path.display(), partitions = live_count,
+                "the last stop was not clean: every log is checked from its recovery point on"
+            );
         }
         Ok(())
     }

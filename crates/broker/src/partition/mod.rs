@@ -9,6 +9,7 @@
 //! everything with an error and never writes again.
 
 pub(crate) mod acks;
+mod complaints;
 mod durability;
 pub(crate) mod registry;
 #[cfg(test)]
@@ -20,10 +21,9 @@ use std::sync::atomic::{AtomicI32, AtomicI64, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use arc_swap::ArcSwap;
-use klamm_log::{AppendContext, AppendError, AppendOrigin, BatchPlaced, Log, LogError, PartitionView};
+use klamm_log::{AppendContext, AppendError, AppendOrigin, BatchPlaced, Log, PartitionView};
 use klamm_protocol::ids::{LeaderEpoch, PartitionIndex, TopicId};
 use klamm_protocol::records::ValidatedBatch;
-use klamm_protocol::time::MonoMs;
 
 use crate::flusher::IsDirty;
 use crate::handlers::produce::ProduceWaker;
@@ -31,12 +31,11 @@ use crate::host::{Host, Pool};
 use crate::log_dirs::DirState;
 use crate::net::waker::Completion;
 use acks::ParkedAcks;
+use complaints::Complaints;
 use durability::AtomicFlushPolicy;
 pub(crate) use durability::FlushPolicy;
 use waiters::Waiters;
 
-/// How often a partition whose disk fails says so in the log.
-const COMPLAINT_INTERVAL_MS: u64 = 10_000;
 /// Rounds an appender does for others before a task of its own takes over.
 const ROUNDS_MAX: usize = 4;
 
@@ -142,7 +141,7 @@ pub(crate) struct Partition {
     appender: Mutex<Appender>,
     /// The log directory; another one after a move.
     dir: ArcSwap<DirState>,
-    next_complaint_ms: AtomicU64,
+    complaints: Complaints,
     /// The end of the log when a recovery of it was last prepared.
     prepared_end: AtomicI64,
 }
@@ -174,7 +173,7 @@ impl Partition {
             leader_epoch: AtomicI32::new(leader_epoch.0),
             appender: Mutex::new(Appender { role: Role::Free(Box::new(log)), waiting: VecDeque::new() }),
             dir: ArcSwap::new(dir),
-            next_complaint_ms: AtomicU64::new(0),
+            complaints: Complaints::default(),
             prepared_end: AtomicI64::new(end),
         })
     }
@@ -472,6 +471,9 @@ impl Partition {
             .sum();
         if placed_bytes > 0 {
             self.appended(host, placed_bytes);
+            if self.complaints.is_over(|| host.mono()) {
+                tracing::warn!(topic = %self.topic, partition = %self.index, "appends again");
+            }
         }
         if let Some(Err(AppendFailure::Refused(AppendError::Storage(error)))) = results.last() {
             match log.is_poisoned() {
@@ -479,21 +481,14 @@ impl Partition {
                 true => self.dir.load().fail(error),
                 false => self.dir.load().note(error),
             }
-            self.complain(host.mono(), error);
+            if self.complaints.refused(host.mono()) {
+                tracing::error!(
+                    topic = %self.topic, partition = %self.index, %error,
+                    "cannot append: producers get KAFKA_STORAGE_ERROR; free space, or look at the disk"
+                );
+            }
         }
         results
-    }
-
-    /// A disk that is full refuses every append: one line now and then says so.
-    fn complain(&self, now: MonoMs, error: &LogError) {
-        let next_ms = self.next_complaint_ms.load(Ordering::Relaxed);
-        if now.0 >= next_ms {
-            self.next_complaint_ms.store(now.plus_ms(COMPLAINT_INTERVAL_MS).0, Ordering::Relaxed);
-            tracing::error!(
-                topic = %self.topic, partition = %self.index, %error,
-                "cannot append: producers get KAFKA_STORAGE_ERROR; free space, or look at the disk"
-            );
-        }
     }
 
     /// A job may have moved the log's start or end: readers look again.
