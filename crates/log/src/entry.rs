@@ -14,6 +14,7 @@ use klamm_protocol::records::{BATCH_HEADER_BYTES, BatchHeader};
 
 use crate::disk::{DiskFile, read_full_at};
 use crate::error::{LogError, ReadError};
+use crate::limits::OFFSET_MAX;
 use crate::quarantine::Ranges;
 
 /// Offset, size, CRC and magic: what every format begins with.
@@ -100,7 +101,7 @@ impl Entry {
             return Err(WalkError::Torn { position });
         }
         let base_offset = Offset(i64_at(bytes, 0));
-        if base_offset.0 < 0 {
+        if base_offset.0 < 0 || base_offset > OFFSET_MAX {
             return Err(invalid(format!("offset {base_offset}")));
         }
         let magic = bytes[16] as i8;

@@ -8,6 +8,7 @@ use klamm_protocol::ids::Offset;
 
 use crate::disk::{Disk, OpenMode};
 use crate::error::LogError;
+use crate::limits::OFFSET_MAX;
 
 /// The batches.
 pub(crate) const LOG: &str = ".log";
@@ -43,7 +44,7 @@ pub(crate) fn base_of(name: &str, suffix: &str) -> Option<Offset> {
     if digits.len() < 20 || !digits.bytes().all(|byte| byte.is_ascii_digit()) {
         return None;
     }
-    digits.parse().ok().map(Offset)
+    digits.parse().ok().map(Offset).filter(|base| *base <= OFFSET_MAX)
 }
 
 /// Makes a segment's indexes durable, those that it has.

@@ -11,6 +11,7 @@ use crate::directory::checkpoint::{read_lines, write_lines};
 use crate::disk::Disk;
 use crate::error::{EpochEnd, LogError};
 use crate::files::LEADER_EPOCH_CHECKPOINT;
+use crate::limits::OFFSET_MAX;
 
 /// Where one epoch begins.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -102,10 +103,9 @@ impl LeaderEpochs {
         let mut epochs = Self::default();
         for (number, line) in read_lines(disk, &path)?.unwrap_or_default() {
             let parsed = line.split_once(' ').and_then(|(epoch, offset)| {
-                Some(EpochStart {
-                    leader_epoch: LeaderEpoch(epoch.parse().ok()?),
-                    start_offset: Offset(offset.parse().ok()?),
-                })
+                let start_offset = Offset(offset.parse().ok()?);
+                (0..=OFFSET_MAX.0).contains(&start_offset.0).then_some(())?;
+                Some(EpochStart { leader_epoch: LeaderEpoch(epoch.parse().ok()?), start_offset })
             });
             let entry = parsed.ok_or_else(|| LogError::Malformed {
                 path: path.clone(),

@@ -10,6 +10,10 @@ use std::sync::atomic::{AtomicU64, Ordering, fence};
 
 use klamm_protocol::ids::Offset;
 
+/// Nothing beyond it is taken for an offset, so that counting on from one never overflows. Far more
+/// records than anybody writes.
+pub(crate) const OFFSET_MAX: Offset = Offset(1 << 62);
+
 /// Where an offset lies: in which segment's file, and how many bytes into it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct LogPosition {

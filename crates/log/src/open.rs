@@ -25,7 +25,7 @@ use crate::leftovers;
 use crate::limits::{Limits, LogPosition};
 use crate::log::{Log, new_active};
 use crate::producer::{list_snapshots, snapshot_path};
-use crate::recovery::{Recovered, Recovery};
+use crate::recovery::{Recovered, Recovery, set_segment_aside};
 use crate::removal::Outgoing;
 use crate::replay;
 use crate::segment::{Segment, SegmentFile};
@@ -157,15 +157,18 @@ impl Log {
         };
         let stored = epochs.clone();
         let recovered = Recovery::new(&open, &mut epochs, &mut report).run(had_files)?;
-        let Recovered { mut segments, mut active, end } = recovered;
+        let Recovered { mut segments, mut active, end, below } = recovered;
 
         let first_base = segments.first().map_or(active.shape.base_offset, |segment| segment.base_offset());
         let log_start = open.log_start.max(first_base);
         if end.offset < log_start {
-            // What the checkpoint says was deleted is all there is: begin anew behind it.
-            for base in segments.iter().map(|segment| segment.base_offset()).chain([active.shape.base_offset])
-            {
-                remove_segment(&**disk, dir, base)?;
+            // All there is was deleted, says the checkpoint. Begin anew behind it, but remove nothing:
+            // a number that changed may say so too.
+            let reason = format!("the log start {log_start} lies behind the end {}", end.offset);
+            let bases = segments.iter().map(|segment| segment.base_offset());
+            for base in below.into_iter().chain(bases).chain([active.shape.base_offset]) {
+                set_segment_aside(&open, base, reason.clone(), &mut report)?;
+                remove_if_there(&**disk, &snapshot_path(dir, base))?;
             }
             segments.clear();
             active = new_active(disk, dir, log_start, open.now)?;

@@ -47,6 +47,8 @@ pub(crate) struct Recovered {
     pub segments: Vec<Arc<Segment>>,
     pub active: ActiveSegment,
     pub end: LogPosition,
+    /// Segments wholly below a start that lies behind the end.
+    pub below: Vec<Offset>,
 }
 
 /// How one segment is walked.
@@ -72,16 +74,13 @@ impl<'a> Recovery<'a> {
 
     pub(crate) fn run(mut self, mut bases: Vec<(Offset, u32)>) -> Result<Recovered, LogError> {
         let OpenLog { disk, dir, log_start, .. } = self.open;
-        // Segments that end at or below the start: an interrupted deletion.
-        while bases.get(1).is_some_and(|(next, _)| next <= log_start) {
-            let (base, _) = bases.remove(0);
-            remove_segment(&**disk, dir, base)?;
-            self.report.leftovers.push(files::segment_file(dir, base, LOG));
-        }
+        // Segments that end at or below the start: an interrupted deletion, if the start is right.
+        let below = bases.iter().skip(1).take_while(|(next, _)| next <= log_start).count();
+        let mut below: Vec<Offset> = bases.drain(..below).map(|(base, _)| base).collect();
         let Some((last, _)) = bases.last().copied() else {
             let active = new_active(disk, dir, *log_start, self.open.now)?;
             let end = LogPosition { offset: *log_start, segment_base: *log_start, position: 0 };
-            return Ok(Recovered { segments: Vec::new(), active, end });
+            return Ok(Recovered { segments: Vec::new(), active, end, below });
         };
         // Nothing was written to it: a roll that failed, or bytes that were lost.
         for (base, _) in bases.extract_if(1.., |(base, size)| *size == 0 && *base != last) {
@@ -133,7 +132,8 @@ impl<'a> Recovery<'a> {
             }
             if fault.is_some() || is_gap {
                 for (later, _) in &bases[index + 1..] {
-                    self.set_segment_aside(*later)?;
+                    let reason = "it does not continue the segment before it".to_owned();
+                    set_segment_aside(self.open, *later, reason, self.report)?;
                 }
             }
             walked = Some(this);
@@ -152,6 +152,12 @@ impl<'a> Recovery<'a> {
         if self.epochs_right < 0 {
             *self.epochs = LeaderEpochs::default();
             self.report.ignored.push(dir.join(LEADER_EPOCH_CHECKPOINT));
+        }
+        if walked.next_offset >= *log_start {
+            for base in below.drain(..) {
+                remove_segment(&**disk, dir, base)?;
+                self.report.leftovers.push(files::segment_file(dir, base, LOG));
+            }
         }
         if !walked.has_indexes && !self.open.was_clean {
             walked.active.write_indexes(&**disk, dir).map_err(LogError::io("write the indexes in", dir))?;
@@ -173,7 +179,7 @@ impl<'a> Recovery<'a> {
             segment_base: walked.active.shape.base_offset,
             position: walked.active.size,
         };
-        Ok(Recovered { segments, active: walked.active, end })
+        Ok(Recovered { segments, active: walked.active, end, below })
     }
 
     /// Walks a segment from where its index can be trusted.
@@ -347,26 +353,6 @@ impl<'a> Recovery<'a> {
         Ok(())
     }
 
-    /// A segment behind a cut one does not continue the log any more.
-    fn set_segment_aside(&mut self, base: Offset) -> Result<(), LogError> {
-        let OpenLog { disk, dir, .. } = self.open;
-        let path = files::segment_file(dir, base, LOG);
-        let kept = files::segment_file(dir, base, &format!("{LOG}.corrupt-0"));
-        let removed_bytes = disk.metadata(&path).map_err(LogError::io("look at", &path))?.len_bytes;
-        disk.rename(&path, &kept).map_err(LogError::io("rename", &path))?;
-        for suffix in [INDEX, TIME_INDEX, TXN_INDEX] {
-            remove_if_there(&**disk, &files::segment_file(dir, base, suffix))?;
-        }
-        if removed_bytes > 0 {
-            let reason = "it does not continue the segment before it".to_owned();
-            let tail = Tail::Corrupt { reason, kept };
-            self.report.truncations.push(Truncation { path, position: 0, removed_bytes, tail });
-        } else {
-            remove_if_there(&**disk, &kept)?;
-        }
-        Ok(())
-    }
-
     /// Writes the indexes of a segment that does not grow; nobody will rebuild them.
     fn finish(&self, active: &mut ActiveSegment) -> Result<(), LogError> {
         let OpenLog { disk, dir, .. } = self.open;
@@ -447,6 +433,30 @@ impl<'a> Recovery<'a> {
             Err(error) => Err(LogError::io("read", path)(error)),
         }
     }
+}
+
+/// Takes a segment that is no part of the log any more out of it; its batches are kept.
+pub(crate) fn set_segment_aside(
+    open: &OpenLog,
+    base: Offset,
+    reason: String,
+    report: &mut RecoveryReport,
+) -> Result<(), LogError> {
+    let OpenLog { disk, dir, .. } = open;
+    let path = files::segment_file(dir, base, LOG);
+    let kept = files::segment_file(dir, base, &format!("{LOG}.corrupt-0"));
+    let removed_bytes = disk.metadata(&path).map_err(LogError::io("look at", &path))?.len_bytes;
+    disk.rename(&path, &kept).map_err(LogError::io("rename", &path))?;
+    for suffix in [INDEX, TIME_INDEX, TXN_INDEX] {
+        remove_if_there(&**disk, &files::segment_file(dir, base, suffix))?;
+    }
+    if removed_bytes > 0 {
+        let tail = Tail::Corrupt { reason, kept };
+        report.truncations.push(Truncation { path, position: 0, removed_bytes, tail });
+    } else {
+        remove_if_there(&**disk, &kept)?;
+    }
+    Ok(())
 }
 
 fn flush(segment: &Segment) -> Result<(), LogError> {

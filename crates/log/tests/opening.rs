@@ -198,3 +198,36 @@ fn opening_an_idle_log_after_a_kill_flushes_and_writes_nothing() {
         journal.iter().position(|op| matches!(op, DiskOperation::Write { path, .. } if *path == active));
     assert!(stored.unwrap() < written.unwrap(), "{journal:?}");
 }
+
+#[test]
+fn a_log_start_behind_the_end_begins_anew_and_removes_nothing() {
+    for was_clean in [true, false] {
+        let disk = MemoryDisk::new();
+        let (_, bases) = filled(&disk);
+        let bytes = |suffix: &str| -> u64 {
+            let names = disk.list_dir(&dir()).unwrap();
+            let names = names.into_iter().filter(|entry| entry.name.ends_with(suffix));
+            names.map(|entry| disk.metadata(&dir().join(entry.name)).unwrap().len_bytes).sum()
+        };
+        let before = bytes(".log");
+        let open = OpenLog { was_clean, log_start: Offset(1 << 40), ..open_with(&disk, small_config()) };
+        let (mut log, report) = Log::open(open).unwrap();
+        assert_eq!(log.view().limits().log_start, Offset(1 << 40));
+        assert_eq!(report.truncations.len(), bases.len(), "{report:?}");
+        assert_eq!((bytes(".log"), bytes(".log.corrupt-0")), (0, before));
+        log.assign_leader_epoch(EPOCH).unwrap();
+        assert_eq!(append(&mut log, &[plain(&[1])]).remove(0).unwrap().base_offset, Offset(1 << 40));
+    }
+}
+
+#[test]
+fn offsets_that_cannot_be_counted_on_from_are_none() {
+    let disk = MemoryDisk::new();
+    filled(&disk);
+    // As a batch may say of itself, and as a file may be called.
+    disk.tamper(&file(0, ".log"), |bytes| bytes[..8].copy_from_slice(&i64::MAX.to_be_bytes())).unwrap();
+    put(&disk, i64::MAX, ".log", &disk.read_file(&file(0, ".log"), 1 << 20).unwrap());
+    let (log, report) = reopen_unclean(&disk, small_config(), Offset(0));
+    assert_eq!(log.view().limits().end.offset, Offset(0));
+    assert!(!report.truncations.is_empty(), "{report:?}");
+}

@@ -11,6 +11,7 @@ use klamm_protocol::ids::{Offset, PartitionIndex};
 
 use crate::disk::Disk;
 use crate::error::LogError;
+use crate::limits::OFFSET_MAX;
 
 /// More than a million partitions with the longest names.
 const FILE_BYTES_MAX: u64 = 512 << 20;
@@ -27,6 +28,7 @@ pub fn read_offsets(disk: &dyn Disk, path: &Path) -> Result<OffsetCheckpoint, Lo
             let topic = words.next()?.to_owned();
             let partition = PartitionIndex(words.next()?.parse().ok()?);
             let offset = Offset(words.next()?.parse().ok()?);
+            (0..=OFFSET_MAX.0).contains(&offset.0).then_some(())?;
             words.next().is_none().then_some(((topic, partition), offset))
         })();
         let (key, offset) = parsed.ok_or_else(|| LogError::Malformed {
@@ -116,9 +118,15 @@ mod tests {
     fn what_is_malformed_names_its_line() {
         let disk = MemoryDisk::new();
         let path = Path::new("/c");
-        for (text, wrong) in
-            [("\n", 1), ("1\n0\n", 1), ("0\n2\na 0 1\n", 2), ("0\n1\na 0\n", 3), ("0\n1\na 0 1 2\n", 3)]
-        {
+        for (text, wrong) in [
+            ("\n", 1),
+            ("1\n0\n", 1),
+            ("0\n2\na 0 1\n", 2),
+            ("0\n1\na 0\n", 3),
+            ("0\n1\na 0 1 2\n", 3),
+            ("0\n1\na 0 -1\n", 3),
+            ("0\n1\na 0 9223372036854775807\n", 3),
+        ] {
             let file = disk.open(path, OpenMode::Create).unwrap();
             file.set_len(0).unwrap();
             write_all_at(&*file, text.as_bytes(), 0).unwrap();
