@@ -4,6 +4,7 @@
 
 mod compaction;
 mod configs;
+mod damaged_files;
 mod directories;
 mod durability;
 mod moves;

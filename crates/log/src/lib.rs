@@ -27,6 +27,7 @@ mod retention;
 mod upkeep;
 mod write;
 
+mod aborted;
 mod timestamps;
 mod verify;
 mod view;

@@ -162,6 +162,10 @@ impl Log {
         self.active
             .finish(&*self.disk, &self.dir)
             .map_err(LogError::io("write the indexes of", self.active.segment.file().path()))?;
+        for segment in self.view.segments().iter() {
+            let failed = LogError::io("write the .txnindex of", segment.file().path());
+            segment.transactions.write_repaired().map_err(failed)?;
+        }
         self.take_snapshot(self.view.limits().end.offset, true)?;
         self.flush()?;
         files::sync_indexes(&*self.disk, &self.dir, self.active.segment.base_offset())?;
@@ -276,6 +280,7 @@ pub(crate) fn new_active(
     let file = Arc::new(SegmentFile::growing(Arc::clone(disk), path, file, 0));
     let indexes = (OffsetIndex::in_memory(&[]), TimeIndex::in_memory(&[]));
     let segment = Segment::active(disk, dir, file, base, 0, indexes, -1);
+    segment.transactions.note_all_checked();
     let mut active = ActiveSegment::new(Arc::new(segment), now, false);
     active.shape = SegmentShape::new(base, now);
     Ok(active)

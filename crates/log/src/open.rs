@@ -145,7 +145,7 @@ impl Log {
     pub fn open(open: OpenLog) -> Result<(Self, RecoveryReport), LogError> {
         let OpenLog { disk, dir, .. } = &open;
         let mut report = RecoveryReport::default();
-        partition_metadata::check(&**disk, dir, open.topic_id)?;
+        report.ignored.extend(partition_metadata::check(&**disk, dir, open.topic_id)?);
         report.leftovers = leftovers::finish(&**disk, dir)?;
         let had_files = segment_bases(&**disk, dir)?;
         let mut epochs = match LeaderEpochs::load(&**disk, dir) {

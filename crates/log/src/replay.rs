@@ -3,7 +3,7 @@
 //! A snapshot holds only each producer's last batch, and five are needed to know a
 //! duplicate: headers before it are read backwards until they are known, the producer's
 //! first batch is reached, or [`RECALL_BYTES_MAX`] were looked at. Aborted transactions
-//! behind the snapshot are listed anew from their markers.
+//! behind the snapshot are listed anew from their markers, and those of any segment on demand.
 
 use std::sync::Arc;
 
@@ -140,25 +140,7 @@ fn replay(state: &mut ProducerState, segments: &Segments, from: Offset) -> Resul
         let failed = |error: WalkError| error.into_log_error(path);
         let first = segment.locate(from, segment.size_bytes()).map_err(failed)?;
         let start = first.map_or(segment.size_bytes(), |first| first.position);
-        let mut aborted = Vec::new();
-        walk_headers(segment, start, segment.size_bytes(), |walk, entry, header| {
-            let marker = read_marker(walk, entry, header)?;
-            let first = LogPosition {
-                offset: entry.base_offset,
-                segment_base: segment.base_offset(),
-                position: entry.position,
-            };
-            if let Some(done) = state.apply(header, first, marker.as_ref()).filter(|done| done.is_aborted) {
-                aborted.push(AbortedTransaction {
-                    producer_id: done.producer_id,
-                    first_offset: done.first_offset,
-                    last_offset: done.last_offset,
-                    last_stable_offset: done.last_stable_offset,
-                });
-            }
-            Ok(())
-        })
-        .map_err(failed)?;
+        let aborted = apply_all(state, segment, start, segment.size_bytes()).map_err(failed)?;
         let io = |source| LogError::Io { action: "rebuild the .txnindex of", path: path.to_owned(), source };
         let known = segment.transactions.entries().map_err(io)?;
         let relisted_from = first.map_or(from, |first| first.base_offset);
@@ -168,8 +150,78 @@ fn replay(state: &mut ProducerState, segments: &Segments, from: Offset) -> Resul
         if listed != **known {
             segment.transactions.replace(listed).map_err(io)?;
         }
+        if start == 0 {
+            segment.transactions.note_all_checked();
+        }
     }
     Ok(())
+}
+
+/// The aborted transactions whose markers lie in the segment at `index` before `limit`, from the
+/// newest snapshot before it.
+pub(crate) fn aborted_in(
+    segments: &Segments,
+    index: usize,
+    limit: u32,
+    log_start: Offset,
+) -> Result<Vec<AbortedTransaction>, LogError> {
+    let segment = &segments[index];
+    let (disk, dir) = (segment.transactions.disk(), segment.transactions.path().parent());
+    let dir = dir.expect("a segment lies in a directory");
+    let mut state = ProducerState::default();
+    let mut first = segments.floor(log_start);
+    let offsets = list_snapshots(&**disk, dir).map_err(LogError::io("list", dir))?;
+    // At a segment's base: there replaying can begin.
+    for earlier in (first..=index).rev() {
+        let base = segments[earlier].base_offset();
+        if offsets.binary_search(&base).is_err() {
+            continue;
+        }
+        let path = snapshot_path(dir, base);
+        if let Some(entries) = read_snapshot(&**disk, &path).map_err(LogError::io("read", &path))? {
+            for (id, entry) in entries {
+                let open = entry.current_txn_first_offset;
+                state.restore(id, entry, open.map(|offset| LogPosition { offset, ..LogPosition::default() }));
+            }
+            first = earlier;
+            break;
+        }
+    }
+    let mut aborted = Vec::new();
+    for (at, segment) in segments.iter().enumerate().take(index + 1).skip(first) {
+        let limit = if at == index { limit } else { segment.size_bytes() };
+        aborted = apply_all(&mut state, segment, 0, limit)
+            .map_err(|error| error.into_log_error(segment.file().path()))?;
+    }
+    Ok(aborted)
+}
+
+/// Applies the batches between two positions; gives the aborted transactions that end there.
+fn apply_all(
+    state: &mut ProducerState,
+    segment: &Arc<Segment>,
+    start: u32,
+    limit: u32,
+) -> Result<Vec<AbortedTransaction>, WalkError> {
+    let mut aborted = Vec::new();
+    walk_headers(segment, start, limit, |walk, entry, header| {
+        let marker = read_marker(walk, entry, header)?;
+        let first = LogPosition {
+            offset: entry.base_offset,
+            segment_base: segment.base_offset(),
+            position: entry.position,
+        };
+        if let Some(done) = state.apply(header, first, marker.as_ref()).filter(|done| done.is_aborted) {
+            aborted.push(AbortedTransaction {
+                producer_id: done.producer_id,
+                first_offset: done.first_offset,
+                last_offset: done.last_offset,
+                last_stable_offset: done.last_stable_offset,
+            });
+        }
+        Ok(())
+    })?;
+    Ok(aborted)
 }
 
 /// Reads headers backwards from `from` until every producer's batches are known.
@@ -235,7 +287,11 @@ fn walk_headers(
     Ok(())
 }
 
-fn read_marker(walk: &Walk<'_>, entry: &Entry, header: &BatchHeader) -> Result<Option<EndMarker>, WalkError> {
+pub(crate) fn read_marker(
+    walk: &Walk<'_>,
+    entry: &Entry,
+    header: &BatchHeader,
+) -> Result<Option<EndMarker>, WalkError> {
     if !header.attributes.is_control() || entry.size_bytes > CONTROL_BATCH_BYTES_MAX {
         return Ok(None);
     }

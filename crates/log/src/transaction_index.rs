@@ -2,10 +2,13 @@
 //!
 //! Entries are few; they are read whole when first asked for and kept. An aborted
 //! transaction is listed in the segment where its marker lies. What is unreadable in the
-//! file ends the list.
+//! file ends the list. Nothing covers the file, and without aborted transactions there is
+//! none: a list that comes from the disk is believed only for bytes whose transactions were
+//! compared with their markers ([`crate::aborted`]).
 
 use std::io;
-use std::path::PathBuf;
+use std::ops::Range;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 
@@ -37,17 +40,59 @@ pub(crate) struct TransactionIndex {
     entries: Mutex<Option<Arc<Vec<AbortedTransaction>>>>,
     /// True while the file may not be durable.
     is_dirty: AtomicBool,
+    /// True if the file lacks what is in memory.
+    is_file_behind: AtomicBool,
+    /// Bytes of the segment whose transactions the list has.
+    checked: Mutex<Range<u32>>,
 }
 
 impl TransactionIndex {
     pub(crate) fn new(disk: Arc<dyn Disk>, path: PathBuf) -> Self {
         // What lies there may be as new as the last crash.
-        Self { disk, path, entries: Mutex::new(None), is_dirty: AtomicBool::new(true) }
+        Self {
+            disk,
+            path,
+            entries: Mutex::new(None),
+            is_dirty: AtomicBool::new(true),
+            is_file_behind: AtomicBool::new(false),
+            checked: Mutex::new(0..0),
+        }
+    }
+
+    pub(crate) fn disk(&self) -> &Arc<dyn Disk> {
+        &self.disk
+    }
+
+    pub(crate) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// True if nobody needs to look whether transactions in these bytes were aborted.
+    pub(crate) fn has_checked(&self, bytes: &Range<u32>) -> bool {
+        let checked = self.checked.lock().expect("no holder panics");
+        checked.start <= bytes.start && bytes.end <= checked.end
+    }
+
+    pub(crate) fn note_checked(&self, bytes: Range<u32>) {
+        let mut checked = self.checked.lock().expect("no holder panics");
+        let meets = bytes.start <= checked.end && checked.start <= bytes.end;
+        *checked = if meets { checked.start.min(bytes.start)..checked.end.max(bytes.end) } else { bytes };
+    }
+
+    /// The list is this process's own, or was made anew from all markers.
+    pub(crate) fn note_all_checked(&self) {
+        self.note_checked(0..u32::MAX);
     }
 
     pub(crate) fn entries(&self) -> io::Result<Arc<Vec<AbortedTransaction>>> {
-        let mut slot = self.entries.lock().expect("no holder panics");
-        if let Some(entries) = &*slot {
+        self.load(&mut self.entries.lock().expect("no holder panics"))
+    }
+
+    fn load(
+        &self,
+        slot: &mut Option<Arc<Vec<AbortedTransaction>>>,
+    ) -> io::Result<Arc<Vec<AbortedTransaction>>> {
+        if let Some(entries) = slot {
             return Ok(Arc::clone(entries));
         }
         let bytes = match self.disk.read_file(&self.path, FILE_BYTES_MAX) {
@@ -62,12 +107,40 @@ impl TransactionIndex {
 
     /// Adds one behind the others, in memory and in the file.
     pub(crate) fn append(&self, entry: AbortedTransaction) -> io::Result<()> {
-        let mut entries = (*self.entries()?).clone();
-        self.is_dirty.store(true, Ordering::Release);
-        let file = self.disk.open(&self.path, OpenMode::Create)?;
-        write_all_at(&*file, &encode(&entry), (entries.len() * ENTRY_BYTES) as u64)?;
+        let mut slot = self.entries.lock().expect("no holder panics");
+        let mut entries = (*self.load(&mut slot)?).clone();
         entries.push(entry);
-        *self.entries.lock().expect("no holder panics") = Some(Arc::new(entries));
+        self.is_dirty.store(true, Ordering::Release);
+        if self.is_file_behind.load(Ordering::Acquire) {
+            self.create(&entries)?;
+            self.is_file_behind.store(false, Ordering::Release);
+        } else {
+            let file = self.disk.open(&self.path, OpenMode::Create)?;
+            write_all_at(&*file, &encode(&entry), ((entries.len() - 1) * ENTRY_BYTES) as u64)?;
+        }
+        *slot = Some(Arc::new(entries));
+        Ok(())
+    }
+
+    /// Takes over what the markers below `up_to` say; in memory only, since the name may be
+    /// another file's by now. The log's writer writes it.
+    pub(crate) fn repair(&self, mut listed: Vec<AbortedTransaction>, up_to: Offset) -> io::Result<()> {
+        let mut slot = self.entries.lock().expect("no holder panics");
+        let known = self.load(&mut slot)?;
+        listed.extend(known.iter().filter(|entry| entry.last_offset >= up_to));
+        self.is_file_behind.store(true, Ordering::Release);
+        *slot = Some(Arc::new(listed));
+        Ok(())
+    }
+
+    /// Writes what was repaired; for the log's writer alone.
+    pub(crate) fn write_repaired(&self) -> io::Result<()> {
+        if self.is_file_behind.load(Ordering::Acquire) {
+            self.create(&self.entries()?)?;
+            self.is_file_behind.store(false, Ordering::Release);
+            self.is_dirty.store(true, Ordering::Release);
+            self.sync()?;
+        }
         Ok(())
     }
 
@@ -108,6 +181,7 @@ impl TransactionIndex {
             write_all_at(&*file, &entries.iter().flat_map(encode).collect::<Vec<u8>>(), 0)?;
             file.sync_data()?;
         }
+        self.is_file_behind.store(false, Ordering::Release);
         *self.entries.lock().expect("no holder panics") = Some(Arc::new(entries));
         Ok(())
     }

@@ -22,7 +22,6 @@ use crate::producer::UnstableTransaction;
 use crate::quarantine::Quarantined;
 use crate::retention::{Bounds, HeadCut, RetentionLimits, SegmentFacts, decide};
 use crate::segment::{FileRegion, Segment};
-use crate::transaction_index::AbortedTransaction;
 
 /// How often a reader looks again when limits and segments do not fit; each time
 /// something was published in between.
@@ -206,35 +205,6 @@ impl PartitionView {
         self.leader_epochs.load().end_offset_for(requested, end)
     }
 
-    /// The aborted transactions that a reader of `region`, who asked for `from` and may read
-    /// below `up_to`, must leave out.
-    pub fn aborted_transactions(
-        &self,
-        from: Offset,
-        region: &FileRegion,
-        up_to: LogPosition,
-    ) -> Result<Vec<AbortedTransaction>, ReadError> {
-        let segments = self.segments.load();
-        let first = segments.floor(from);
-        let mut listed = Vec::new();
-        for segment in &segments[first..] {
-            let entries = segment.transactions.entries().map_err(|e| io_error(segment, e))?;
-            listed.extend(entries.iter().filter(|entry| entry.last_offset >= from).copied());
-        }
-        // The start moves before segments and their files go: a list that may lack some is not given.
-        let limits = self.limits();
-        if from < limits.log_start {
-            let (log_start, end) = (limits.log_start, limits.end.offset);
-            return Err(ReadError::OffsetOutOfRange { offset: from, log_start, end });
-        }
-        if listed.is_empty() {
-            return Ok(listed);
-        }
-        let behind = self.offset_behind(&segments, region, up_to)?;
-        listed.retain(|entry| entry.first_offset < behind);
-        Ok(listed)
-    }
-
     /// Bytes of all segments.
     #[must_use]
     pub fn size_bytes(&self) -> u64 {
@@ -379,30 +349,6 @@ impl PartitionView {
         let segments = self.segments.load();
         let now = segments.get(segments.floor(segment.base_offset()));
         now.is_some_and(|now| Arc::ptr_eq(now.file(), segment.file()))
-    }
-
-    /// The offset of the first batch behind a region.
-    fn offset_behind(
-        &self,
-        segments: &Segments,
-        region: &FileRegion,
-        up_to: LogPosition,
-    ) -> Result<Offset, ReadError> {
-        let index = segments.floor(region.segment_base);
-        let segment = &segments[index];
-        if segment.base_offset() != region.segment_base {
-            return Ok(up_to.offset);
-        }
-        let end = u32::try_from(region.position + u64::from(region.len_bytes)).unwrap_or(u32::MAX);
-        // Up to the far side of what cannot be read: a transaction too many is none too few.
-        let found = segment
-            .first_at_or_behind(end, limit_in(segment, up_to))
-            .map_err(|error| error.into_read_error(segment.file().path()))?;
-        Ok(match (found, segments.get(index + 1)) {
-            (Some(entry), _) => entry.base_offset,
-            (None, Some(next)) => next.base_offset().min(up_to.offset),
-            (None, None) => up_to.offset,
-        })
     }
 }
 

@@ -226,7 +226,12 @@ async fn clean<H: Host>(
                     }
                 }
             }
-            Ok(Step::Done(end)) => return Outcome::Cleaned(end, cleaning.stats()),
+            Ok(Step::Done(end)) => {
+                for path in cleaning.repaired() {
+                    tracing::warn!(path = %path.display(), "aborted transactions were not listed: listed anew");
+                }
+                return Outcome::Cleaned(end, cleaning.stats());
+            }
             Err(error) => break Outcome::Failed(error),
         }
     };

@@ -9,6 +9,7 @@
 //! whole batch, however small the limits; a region that is answered was written or
 //! checked by this process since it was last seen cold.
 
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use klamm_log::disk::Residency;
@@ -117,7 +118,9 @@ pub(crate) fn read_all(
         let found = find(index, key, limits.uses_topic_ids);
         let at_least_one = result.bytes == 0;
         let read = match &found {
-            Ok(partition) => read_one(partition, want, limits.isolation, bytes_left, at_least_one, look),
+            Ok(partition) => {
+                read_one(partition, want, limits.isolation, bytes_left, at_least_one, look, None)
+            }
             Err(error) => Ok(failed(*error, None)),
         };
         let (read, is_ready) = match read {
@@ -125,7 +128,15 @@ pub(crate) fn read_all(
                 let is_ready = match (&read.region, &found) {
                     (Some(region), Ok(partition)) => {
                         let always = limits.checks_always;
-                        is_ready(partition, region, read.limits.as_ref(), always, &mut check_bytes_left)
+                        let knows_aborted = read.aborted.is_none() || partition.view.knows_aborted(region);
+                        knows_aborted
+                            && is_ready(
+                                partition,
+                                region,
+                                read.limits.as_ref(),
+                                always,
+                                &mut check_bytes_left,
+                            )
                     }
                     _ => true,
                 };
@@ -157,7 +168,7 @@ pub(crate) fn read_all(
 /// Reads what [`read_all`] left over, checks all of it, and tells the log of what is corrupt. Blocks.
 pub(crate) fn read_from_disk(left: &[FromDisk]) -> Vec<(usize, PartitionRead)> {
     let read = |one: &FromDisk| {
-        let mut found = Vec::new();
+        let (mut found, mut repaired) = (Vec::new(), Vec::new());
         let read = read_one(
             &one.partition,
             &one.want,
@@ -167,8 +178,12 @@ pub(crate) fn read_from_disk(left: &[FromDisk]) -> Vec<(usize, PartitionRead)> {
             |partition, from, up_to, bytes_max, at_least_one| {
                 partition.view.read_checked(from, up_to, bytes_max, at_least_one, &mut found)
             },
+            Some(&mut repaired),
         );
         found.iter().for_each(|corruption| report(&one.partition, corruption));
+        for path in repaired {
+            tracing::warn!(path = %path.display(), "aborted transactions were not listed: listed anew");
+        }
         // Looked for and not found: as unreadable as before.
         let read = read.unwrap_or_else(|MustLook| failed(ErrorCode::KafkaStorageError, None));
         (one.place, read)
@@ -205,6 +220,7 @@ fn read_one(
     bytes_left: u64,
     at_least_one: bool,
     by: impl FnOnce(&Partition, Offset, LogPosition, u32, bool) -> Result<Option<FileRegion>, ReadError>,
+    repaired: Option<&mut Vec<PathBuf>>,
 ) -> Result<PartitionRead, MustLook> {
     if let Err(error) = check_leader_epoch(partition, want.current_leader_epoch) {
         return Ok(failed(error, None));
@@ -252,7 +268,8 @@ fn read_one(
         }
     }
     if let (Some(aborted), Some(region)) = (&mut read.aborted, &read.region) {
-        match partition.view.aborted_transactions(from, region, up_to) {
+        let checked = repaired.map_or(Ok(()), |repaired| partition.view.check_aborted(region, repaired));
+        match checked.and_then(|()| partition.view.aborted_transactions(from, region, up_to)) {
             Ok(found) => *aborted = found.iter().map(|txn| (txn.producer_id.0, txn.first_offset.0)).collect(),
             Err(ReadError::Corrupt { .. }) => return Err(MustLook),
             Err(error) => return Ok(failed(error_code(&error), Some(limits))),

@@ -96,7 +96,8 @@ impl LogDirs {
             source,
         })?;
         if is_there
-            && partition_metadata::read(&*self.disk, &path)?.is_some_and(|found| found != wanted.topic_id)
+            && partition_metadata::read_intact(&*self.disk, &path)?
+                .is_some_and(|found| found != wanted.topic_id)
         {
             self.set_aside(dir, &wanted.topic, wanted.index)?;
             is_there = false;

@@ -36,7 +36,7 @@ impl LogDirs {
     /// The topic id makes the new name unique.
     pub(super) fn set_aside(&self, dir: &Dir, topic: &str, index: PartitionIndex) -> Result<(), LogError> {
         let path = dir.directory.partition_path(topic, index);
-        let id = partition_metadata::read(&*self.disk, &path)?.unwrap_or_default();
+        let id = partition_metadata::read_intact(&*self.disk, &path)?.unwrap_or_default();
         let live = PartitionDirectory::live_name(topic, index);
         let marked = PartitionDirectory::marked_name(topic, index, DirectoryKind::Stray, id.0);
         tracing::warn!(path = %path.display(), %marked, "no topic of the metadata owns this partition: set aside");

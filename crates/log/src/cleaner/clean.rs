@@ -6,6 +6,7 @@
 //! be swapped under the appender's role.
 
 use std::collections::{BTreeMap, VecDeque};
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use klamm_protocol::ids::{Offset, ProducerId};
@@ -25,7 +26,7 @@ use crate::error::LogError;
 use crate::files::{self, CLEANED, INDEX, TIME_INDEX};
 use crate::log::Log;
 use crate::marker::end_marker;
-use crate::open::remove_if_there;
+use crate::open::{read_failed, remove_if_there};
 use crate::segment::Segment;
 use crate::view::PartitionView;
 
@@ -95,6 +96,7 @@ pub struct Cleaning {
     reader: Reader,
     rewriter: BatchRewriter,
     stats: CleanStats,
+    repaired: Vec<PathBuf>,
 }
 
 enum Phase {
@@ -132,6 +134,7 @@ impl Log {
             reader: Reader::new(settings.buffer_bytes),
             rewriter: BatchRewriter::new(),
             stats: CleanStats::default(),
+            repaired: Vec::new(),
             settings,
             range,
         })
@@ -158,6 +161,12 @@ impl Cleaning {
         CleanStats { key_count: self.map.key_count(), map_utilization: self.map.utilization(), ..self.stats }
     }
 
+    /// Transaction indexes that lacked aborted transactions and were made anew.
+    #[must_use]
+    pub fn repaired(&self) -> &[PathBuf] {
+        &self.repaired
+    }
+
     /// Removes what was begun. The log is as it was, but for groups that were swapped.
     pub fn abandon(self) -> Result<(), LogError> {
         match self.phase {
@@ -179,9 +188,15 @@ impl Cleaning {
         if flushed.offset < self.log_end || flushed.segment_base < self.range.first_uncleanable {
             self.view.begin_flush().run()?;
         }
+        // A list that lacks an aborted transaction would make its records the last of their keys.
+        let first_dirty = self.segments.partition_point(|s| s.base_offset() <= self.range.first_dirty);
+        for segment in &self.segments[first_dirty.saturating_sub(1)..] {
+            let all = 0..segment.size_bytes();
+            let checked = self.view.check_aborted_in(segment.base_offset(), all, &mut self.repaired);
+            checked.map_err(|error| read_failed(error, &self.place.dir))?;
+        }
         let transactions = self.transactions(self.range.first_dirty)?;
-        let first = self.segments.partition_point(|s| s.base_offset() <= self.range.first_dirty);
-        self.phase = Phase::Map { segment: first.saturating_sub(1), position: 0, transactions };
+        self.phase = Phase::Map { segment: first_dirty.saturating_sub(1), position: 0, transactions };
         Ok(Step::Working { io_bytes: 0 })
     }
 

@@ -147,9 +147,15 @@ impl Rewrite {
             self.discard()?;
             return Ok(None);
         }
+        let is_checked = |source: &Arc<Segment>| source.transactions.has_checked(&(0..source.size_bytes()));
+        let are_checked = self.sources.iter().all(is_checked);
         let mut outputs = Vec::with_capacity(self.outputs.len());
         for output in &mut self.outputs {
-            outputs.push(output.finish(&self.place)?);
+            let segment = output.finish(&self.place)?;
+            if are_checked {
+                segment.transactions.note_all_checked();
+            }
+            outputs.push(segment);
         }
         Ok(Some(CleanedGroup { sources: std::mem::take(&mut self.sources), outputs }))
     }

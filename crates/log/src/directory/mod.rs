@@ -199,6 +199,8 @@ impl LogDirectory {
         let bytes = match self.disk.read_file(&path, 4096) {
             Ok(bytes) => bytes,
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            // That it is there is what counts.
+            Err(error) if error.kind() == io::ErrorKind::FileTooLarge => Vec::new(),
             Err(error) => return Err(LogError::io("read", &path)(error)),
         };
         // Kafka before 3.8 left an empty file.
