@@ -22,12 +22,18 @@ struct Arguments {
     /// draws of what the device keeps
     #[arg(long, default_value_t = 0)]
     every_step: u64,
+    /// Break a promise of the disk on purpose, one after the other, and tell how it is noticed
+    #[arg(long)]
+    sabotage: bool,
 }
 
 fn main() -> ExitCode {
-    let Arguments { seeds, first, flips, every_step } = Arguments::parse();
+    let Arguments { seeds, first, flips, every_step, sabotage } = Arguments::parse();
     if every_step > 0 {
         return cut_every_mutation(Thoroughness { draws: every_step, start_stride: 1 });
+    }
+    if sabotage {
+        return notice_every_sabotage(first, seeds);
     }
     if flips > 0 {
         return match klamm_sim::flips::flip(first, flips) {
@@ -73,5 +79,22 @@ fn cut_every_mutation(thoroughness: Thoroughness) -> ExitCode {
         }
     }
     println!("{total:?}");
+    ExitCode::SUCCESS
+}
+
+fn notice_every_sabotage(first: u64, seeds: u64) -> ExitCode {
+    std::panic::set_hook(Box::new(|_| {}));
+    for sabotage in Sabotage::ALL {
+        let is_noticed = |case: &Case| {
+            let outcome = std::panic::catch_unwind(|| run(case, sabotage));
+            !matches!(outcome, Ok(Ok(_)))
+        };
+        let Some(case) = (first..first.saturating_add(seeds)).map(Case::draw).find(is_noticed) else {
+            println!("{sabotage:?} goes unnoticed in {seeds} seeds from {first}");
+            return ExitCode::FAILURE;
+        };
+        let small = minimise(&case, sabotage);
+        println!("{sabotage:?} is noticed with seed {}:\n{}\n", case.seed, transcript(&small, sabotage));
+    }
     ExitCode::SUCCESS
 }

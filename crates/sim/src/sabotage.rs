@@ -20,7 +20,7 @@ pub enum Sabotage {
     SkipFlush,
     /// A flush of a directory does nothing.
     SkipDirectoryFlush,
-    /// Files that are about to be renamed are not flushed before: the name comes first.
+    /// Files that are about to be renamed are flushed behind it: the name comes first.
     RenameBeforeFlush,
     /// A flush that fails is taken for one that succeeded.
     IgnoreFlushError,
@@ -62,6 +62,10 @@ struct SaboteurFile {
     sabotage: Sabotage,
 }
 
+fn is_temporary(path: &Path) -> bool {
+    path.extension().is_some_and(|extension| extension == "tmp")
+}
+
 fn ignored(result: io::Result<()>, sabotage: Sabotage) -> io::Result<()> {
     if sabotage == Sabotage::IgnoreFlushError { Ok(()) } else { result }
 }
@@ -69,8 +73,7 @@ fn ignored(result: io::Result<()>, sabotage: Sabotage) -> io::Result<()> {
 impl Disk for Saboteur {
     fn open(&self, path: &Path, mode: OpenMode) -> io::Result<Arc<dyn DiskFile>> {
         let file = self.disk.open(path, mode)?;
-        let is_temporary = path.extension().is_some_and(|extension| extension == "tmp");
-        Ok(Arc::new(SaboteurFile { file, is_temporary, sabotage: self.sabotage }))
+        Ok(Arc::new(SaboteurFile { file, is_temporary: is_temporary(path), sabotage: self.sabotage }))
     }
 
     fn create_dir_all(&self, path: &Path) -> io::Result<()> {
@@ -78,7 +81,11 @@ impl Disk for Saboteur {
     }
 
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
-        self.disk.rename(from, to)
+        self.disk.rename(from, to)?;
+        if self.sabotage == Sabotage::RenameBeforeFlush && is_temporary(from) {
+            self.disk.open(to, OpenMode::Write)?.sync_data()?;
+        }
+        Ok(())
     }
 
     fn remove_file(&self, path: &Path) -> io::Result<()> {
