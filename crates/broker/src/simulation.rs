@@ -15,6 +15,7 @@ use std::sync::Arc;
 
 use bytes::{Buf, Bytes, BytesMut};
 use klamm_log::disk::{Disk, MemoryDisk};
+use klamm_protocol::error_code::ErrorCode;
 use klamm_protocol::ids::{PartitionIndex, ProducerEpoch, ProducerId};
 use klamm_protocol::messages::create_topics::{CreatableTopic, CreateTopicsRequest};
 use klamm_protocol::messages::fetch::{FetchPartition, FetchRequest, FetchResponse, FetchTopic};
@@ -293,6 +294,23 @@ async fn leader_epoch(client: &mut Client) -> i32 {
     let topic = MetadataRequestTopic { name: Some("t".into()), ..Default::default() };
     let request = MetadataRequest { topics: Some(vec![topic]), ..Default::default() };
     client.call(&request, 9).await.topics[0].partitions[0].leader_epoch
+}
+
+/// Clients ask again, and one that gives a record less time than that must see it expire, as with Kafka.
+#[test]
+fn a_topic_created_on_the_way_is_there_for_the_second_question() {
+    let ((), _) = sim::run(1, |host| async move {
+        let running = start(&host).await;
+        let mut client = Client::connect(&host, &running);
+        let topic = || MetadataRequestTopic { name: Some("t".into()), ..Default::default() };
+        let request = || MetadataRequest { topics: Some(vec![topic()]), ..Default::default() };
+        let mut seen = Vec::new();
+        for _ in 0..2 {
+            let answer = client.call(&request(), 9).await;
+            seen.push((answer.topics[0].error_code, answer.topics[0].partitions.len()));
+        }
+        assert_eq!(seen, [(ErrorCode::UnknownTopicOrPartition.code(), 0), (0, 1)]);
+    });
 }
 
 #[test]

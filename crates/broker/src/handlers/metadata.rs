@@ -3,8 +3,8 @@
 //! - 0: an empty list means all topics; from 1 on null does. 4: auto-creation can be declined.
 //! - 7: leader epochs. 8: authorized operations. 10: topic ids. 12: topics by id alone. 13: top-level error.
 //!
-//! A topic that is created on the way is in the answer with its partitions: Kafka
-//! answers UNKNOWN_TOPIC_OR_PARTITION first and lets the client ask again.
+//! A topic that is created on the way is answered with UNKNOWN_TOPIC_OR_PARTITION, as Kafka does: the client asks
+//! again. The answer waits until it is there, so the second one has it.
 
 use std::sync::Arc;
 
@@ -28,23 +28,28 @@ pub(crate) fn handle<H: Host>(broker: &Arc<Broker<H>>, listener: &Arc<str>, mut 
         Err(reason) => return Handled::Close(reason),
     };
     let meta = frame.meta();
-    let to_create = topics_to_create(broker, &request);
+    let image = broker.image.load_full();
+    let to_create = topics_to_create(broker, &image, &request);
     if to_create.is_empty() {
-        return meta.reply(&answer(broker, listener, &request, meta.version, &[]));
+        return meta.reply(&answer(broker, &image, listener, &request, meta.version, &[]));
     }
     let broker = broker.clone();
     let listener = listener.clone();
     Handled::Later(Box::pin(async move {
         let refused = create_topics::auto_create(&broker, to_create).await;
-        meta.reply(&answer(&broker, &listener, &request, meta.version, &refused))
+        // By the image from before: what was created is not known yet.
+        meta.reply(&answer(&broker, &image, &listener, &request, meta.version, &refused))
     }))
 }
 
-fn topics_to_create<H: Host>(broker: &Broker<H>, request: &MetadataRequest) -> Vec<String> {
+fn topics_to_create<H: Host>(
+    broker: &Broker<H>,
+    image: &MetadataImage,
+    request: &MetadataRequest,
+) -> Vec<String> {
     if !request.allow_auto_topic_creation || !broker.config.auto_create_topics_enable {
         return Vec::new();
     }
-    let image = broker.image.load();
     let mut names: Vec<String> = request
         .topics
         .iter()
@@ -61,12 +66,12 @@ fn topics_to_create<H: Host>(broker: &Broker<H>, request: &MetadataRequest) -> V
 
 fn answer<H: Host>(
     broker: &Broker<H>,
+    image: &MetadataImage,
     listener: &str,
     request: &MetadataRequest,
     version: i16,
     refused: &[(String, ErrorCode)],
 ) -> MetadataResponse {
-    let image = broker.image.load();
     let wants_operations = request.include_topic_authorized_operations;
     let is_all = match &request.topics {
         None => true,
@@ -74,17 +79,17 @@ fn answer<H: Host>(
     };
     let topics = match &request.topics {
         Some(topics) if !is_all => {
-            topics.iter().map(|wanted| one(&image, wanted, wants_operations, version, refused)).collect()
+            topics.iter().map(|wanted| one(image, wanted, wants_operations, version, refused)).collect()
         }
         _ => image
             .topic_ids()
             .values()
             .filter_map(|id| image.topic(*id))
-            .map(|topic| described(&image, topic, wants_operations))
+            .map(|topic| described(image, topic, wants_operations))
             .collect(),
     };
     MetadataResponse {
-        brokers: brokers(&image, listener),
+        brokers: brokers(image, listener),
         cluster_id: Some(broker.cluster_id.to_string().into()),
         controller_id: broker.config.node_id.0,
         topics,
