@@ -1,0 +1,358 @@
+//! Groups and their offsets: what one partition of `__consumer_offsets` says.
+//!
+//! A group is classic (the members' leader assigns; also Connect, schema registries and consumers
+//! that only commit), a consumer group (KIP-848: the coordinator assigns), or of a kind that only its
+//! name is known of here. Offsets are kept beside the groups, because a group may be gone or
+//! have another kind while its offsets stay.
+//!
+//! What it deliberately does not do: choose the partition of a group (the host hashes its id), look
+//! up topic ids (the handlers do), authorize.
+//!
+//! Invariants: see [`crate::contract`]; and a group's members never outlive it.
+
+pub mod classic;
+pub mod consumer;
+pub mod offsets;
+pub mod record;
+pub mod settings;
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use klamm_protocol::error_code::ErrorCode;
+use klamm_protocol::ids::{Offset, ProducerId};
+use klamm_protocol::messages::consumer_group_describe;
+use klamm_protocol::messages::consumer_group_heartbeat::{
+    ConsumerGroupHeartbeatRequest, ConsumerGroupHeartbeatResponse,
+};
+use klamm_protocol::messages::delete_groups::DeletableGroupResult;
+use klamm_protocol::messages::describe_groups;
+use klamm_protocol::messages::heartbeat::{HeartbeatRequest, HeartbeatResponse};
+use klamm_protocol::messages::join_group::{JoinGroupRequest, JoinGroupResponse};
+use klamm_protocol::messages::leave_group::{LeaveGroupRequest, LeaveGroupResponse};
+use klamm_protocol::messages::list_groups::ListedGroup;
+use klamm_protocol::messages::offset_commit::{OffsetCommitRequest, OffsetCommitResponse};
+use klamm_protocol::messages::offset_delete::{OffsetDeleteRequest, OffsetDeleteResponse};
+use klamm_protocol::messages::offset_fetch::{OffsetFetchRequestGroup, OffsetFetchResponseGroup};
+use klamm_protocol::messages::sync_group::{SyncGroupRequest, SyncGroupResponse};
+use klamm_protocol::messages::txn_offset_commit::{TxnOffsetCommitRequest, TxnOffsetCommitResponse};
+use klamm_protocol::wire::WireStr;
+
+use crate::contract::{At, Coordinator, Ctx, Outcome, ReplyKey};
+use classic::{ClassicGroup, ClassicTimer};
+use consumer::{ConsumerGroup, ConsumerTimer};
+use offsets::Offsets;
+use record::GroupRecord;
+use settings::GroupSettings;
+
+/// What a group coordinator sees of the world.
+pub type GroupCtx<'a> = Ctx<'a, GroupSettings>;
+/// What follows from a command to a group coordinator.
+pub type GroupOutcome = Outcome<GroupCoordinator>;
+
+/// Who sent a request.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Client {
+    /// Its client id; empty without one.
+    pub id: String,
+    /// Its address as Java writes it: `/127.0.0.1`.
+    pub host: String,
+}
+
+/// What a group coordinator is asked. All but the lists concern one group; the topics of offsets have
+/// their names, and ids where they are known.
+#[derive(Clone, Debug)]
+pub enum GroupCommand {
+    /// JoinGroup.
+    JoinGroup {
+        /// As it came.
+        request: JoinGroupRequest,
+        /// Of the request.
+        version: i16,
+        /// Who sent it.
+        client: Client,
+    },
+    /// SyncGroup.
+    SyncGroup(SyncGroupRequest),
+    /// Heartbeat.
+    Heartbeat(HeartbeatRequest),
+    /// LeaveGroup; before version 3 its one member is in the list, too.
+    LeaveGroup(LeaveGroupRequest),
+    /// ConsumerGroupHeartbeat.
+    ConsumerGroupHeartbeat {
+        /// As it came.
+        request: ConsumerGroupHeartbeatRequest,
+        /// Of the request.
+        version: i16,
+        /// Who sent it.
+        client: Client,
+    },
+    /// OffsetCommit.
+    OffsetCommit {
+        /// With names of topics.
+        request: OffsetCommitRequest,
+        /// Of the request.
+        version: i16,
+    },
+    /// TxnOffsetCommit.
+    TxnOffsetCommit {
+        /// As it came.
+        request: TxnOffsetCommitRequest,
+        /// Of the request.
+        version: i16,
+    },
+    /// One group of OffsetFetch.
+    OffsetFetch {
+        /// With names of topics; without topics all offsets of the group.
+        group: OffsetFetchRequestGroup,
+        /// Offsets that an open transaction may replace are refused.
+        require_stable: bool,
+    },
+    /// OffsetDelete.
+    OffsetDelete(OffsetDeleteRequest),
+    /// Some groups of DescribeGroups.
+    DescribeGroups {
+        /// Their ids.
+        group_ids: Vec<WireStr>,
+        /// Of the request.
+        version: i16,
+    },
+    /// Some groups of ConsumerGroupDescribe.
+    ConsumerGroupDescribe(Vec<WireStr>),
+    /// ListGroups.
+    ListGroups {
+        /// Only those in one of these states; all if empty. In lower case.
+        states: Vec<String>,
+        /// Only those of these types; all if empty. In lower case.
+        types: Vec<String>,
+    },
+    /// Some groups of DeleteGroups.
+    DeleteGroups(Vec<WireStr>),
+}
+
+/// What a group coordinator answers.
+#[derive(Clone, Debug, PartialEq)]
+pub enum GroupReply {
+    /// To [`GroupCommand::JoinGroup`].
+    JoinGroup(JoinGroupResponse),
+    /// To [`GroupCommand::SyncGroup`].
+    SyncGroup(SyncGroupResponse),
+    /// To [`GroupCommand::Heartbeat`].
+    Heartbeat(HeartbeatResponse),
+    /// To [`GroupCommand::LeaveGroup`].
+    LeaveGroup(LeaveGroupResponse),
+    /// To [`GroupCommand::ConsumerGroupHeartbeat`].
+    ConsumerGroupHeartbeat(ConsumerGroupHeartbeatResponse),
+    /// To [`GroupCommand::OffsetCommit`].
+    OffsetCommit(OffsetCommitResponse),
+    /// To [`GroupCommand::TxnOffsetCommit`].
+    TxnOffsetCommit(TxnOffsetCommitResponse),
+    /// To [`GroupCommand::OffsetFetch`].
+    OffsetFetch(OffsetFetchResponseGroup),
+    /// To [`GroupCommand::OffsetDelete`].
+    OffsetDelete(OffsetDeleteResponse),
+    /// To [`GroupCommand::DescribeGroups`].
+    DescribeGroups(Vec<describe_groups::DescribedGroup>),
+    /// To [`GroupCommand::ConsumerGroupDescribe`].
+    ConsumerGroupDescribe(Vec<consumer_group_describe::DescribedGroup>),
+    /// To [`GroupCommand::ListGroups`].
+    ListGroups(Vec<ListedGroup>),
+    /// To [`GroupCommand::DeleteGroups`].
+    DeleteGroups(Vec<DeletableGroupResult>),
+}
+
+/// A timer of a group coordinator.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum GroupTimer {
+    /// Offsets, and groups without any, are looked at.
+    OffsetExpiration,
+    /// Of a classic group.
+    Classic(Arc<str>, ClassicTimer),
+    /// Of a consumer group.
+    Consumer(Arc<str>, ConsumerTimer),
+}
+
+/// A group by its kind.
+#[derive(Debug)]
+pub enum Group {
+    /// Its members' leader assigns.
+    Classic(ClassicGroup),
+    /// The coordinator assigns (KIP-848).
+    Consumer(ConsumerGroup),
+    /// A share group (KIP-932): only its id is known here.
+    Share,
+    /// A streams group (KIP-1071): only its id is known here.
+    Streams,
+}
+
+/// The groups of one partition.
+#[derive(Debug, Default)]
+pub struct GroupCoordinator {
+    groups: BTreeMap<Arc<str>, Group>,
+    offsets: Offsets,
+}
+
+impl Coordinator for GroupCoordinator {
+    type Command = GroupCommand;
+    type Reply = GroupReply;
+    type Record = GroupRecord;
+    type Timer = GroupTimer;
+    type Settings = GroupSettings;
+
+    fn decide(&mut self, cx: &GroupCtx<'_>, key: ReplyKey, command: GroupCommand, out: &mut GroupOutcome) {
+        match command {
+            GroupCommand::JoinGroup { request, version, client } => {
+                self.join_group(cx, key, &request, version, &client, out);
+            }
+            GroupCommand::SyncGroup(request) => self.sync_group(cx, key, &request, out),
+            GroupCommand::Heartbeat(request) => {
+                let reply = self.heartbeat(cx, &request, out);
+                out.reply(key, GroupReply::Heartbeat(reply));
+            }
+            GroupCommand::LeaveGroup(request) => {
+                let reply = self.leave_group(cx, &request, out);
+                out.reply(key, GroupReply::LeaveGroup(reply));
+            }
+            GroupCommand::ConsumerGroupHeartbeat { request, version, client } => {
+                let reply = self.consumer_group_heartbeat(cx, &request, version, &client, out);
+                out.reply(key, GroupReply::ConsumerGroupHeartbeat(reply));
+            }
+            GroupCommand::OffsetCommit { request, version } => {
+                let reply = self.commit_offsets(cx, &request, version, out);
+                out.reply(key, GroupReply::OffsetCommit(reply));
+            }
+            GroupCommand::TxnOffsetCommit { request, version } => {
+                let reply = self.commit_transactional_offsets(cx, &request, version, out);
+                out.reply(key, GroupReply::TxnOffsetCommit(reply));
+            }
+            GroupCommand::OffsetFetch { group, require_stable } => {
+                out.reply(key, GroupReply::OffsetFetch(self.fetch_offsets(&group, require_stable)));
+            }
+            GroupCommand::OffsetDelete(request) => {
+                let reply = self.delete_offsets(&request, out);
+                out.reply(key, GroupReply::OffsetDelete(reply));
+            }
+            GroupCommand::DescribeGroups { group_ids, version } => {
+                let described = group_ids.iter().map(|id| self.describe_classic(id, version)).collect();
+                out.reply(key, GroupReply::DescribeGroups(described));
+            }
+            GroupCommand::ConsumerGroupDescribe(group_ids) => {
+                let described = group_ids.iter().map(|id| self.describe_consumer(cx, id)).collect();
+                out.reply(key, GroupReply::ConsumerGroupDescribe(described));
+            }
+            GroupCommand::ListGroups { states, types } => {
+                out.reply(key, GroupReply::ListGroups(self.list(&states, &types)));
+            }
+            GroupCommand::DeleteGroups(group_ids) => {
+                let results = group_ids.iter().map(|id| self.delete(id, out)).collect();
+                out.reply(key, GroupReply::DeleteGroups(results));
+            }
+        }
+    }
+
+    fn expire(&mut self, cx: &GroupCtx<'_>, timer: GroupTimer, out: &mut GroupOutcome) {
+        match timer {
+            GroupTimer::OffsetExpiration => {
+                self.expire_offsets(cx, out);
+                self.set_expiration_timer(cx, out);
+            }
+            GroupTimer::Classic(group, timer) => self.expire_classic(cx, &group, timer, out),
+            GroupTimer::Consumer(group, timer) => self.expire_consumer(cx, &group, timer, out),
+        }
+    }
+
+    fn follow_image(&mut self, cx: &GroupCtx<'_>, out: &mut GroupOutcome) {
+        self.delete_offsets_of_deleted_topics(cx, out);
+        self.follow_topics(cx, out);
+    }
+
+    fn loaded(&mut self, cx: &GroupCtx<'_>, out: &mut GroupOutcome) {
+        self.set_expiration_timer(cx, out);
+        let ids: Vec<Arc<str>> = self.groups.keys().cloned().collect();
+        for id in ids {
+            match self.groups.get_mut(&id) {
+                Some(Group::Classic(group)) => group.loaded(cx, &id, out),
+                Some(Group::Consumer(group)) => group.loaded(cx, &id, out),
+                Some(Group::Share | Group::Streams) | None => {}
+            }
+        }
+    }
+
+    fn apply(&mut self, at: At, record: &GroupRecord) {
+        match record {
+            GroupRecord::OffsetCommit(key, value) => self.offsets.apply(at, key, value.as_ref()),
+            GroupRecord::GroupMetadata(key, value) => self.apply_classic(&key.group, value.as_ref()),
+            GroupRecord::ShareGroupMetadata(key, value) => {
+                self.apply_unserved(&key.group_id, value.is_some(), Group::Share);
+            }
+            GroupRecord::StreamsGroupMetadata(key, value) => {
+                self.apply_unserved(&key.group_id, value.is_some(), Group::Streams);
+            }
+            of_consumer_group => self.apply_consumer(of_consumer_group),
+        }
+    }
+
+    fn end_transaction(&mut self, at: Offset, producer: ProducerId, is_committed: bool) {
+        self.offsets.end_transaction(at, producer, is_committed);
+    }
+}
+
+impl GroupCoordinator {
+    fn set_expiration_timer(&self, cx: &GroupCtx<'_>, out: &mut GroupOutcome) {
+        let at = cx.mono.plus_ms(cx.settings.offsets_retention_check_interval_ms);
+        out.set_timer(GroupTimer::OffsetExpiration, at);
+    }
+
+    fn apply_unserved(&mut self, id: &str, is_there: bool, group: Group) {
+        if is_there {
+            self.groups.insert(id.into(), group);
+        } else {
+            self.groups.remove(id);
+        }
+    }
+
+    fn list(&self, states: &[String], types: &[String]) -> Vec<ListedGroup> {
+        let is_wanted = |wanted: &[String], has: &str| {
+            wanted.is_empty() || wanted.iter().any(|one| one.eq_ignore_ascii_case(has))
+        };
+        self.groups
+            .iter()
+            .filter_map(|(id, group)| {
+                let (group_type, protocol_type, state) = match group {
+                    Group::Classic(group) => ("classic", group.protocol_type(), group.state_name()),
+                    Group::Consumer(group) => ("consumer", "consumer", group.state_name()),
+                    // Their members are not known.
+                    Group::Share | Group::Streams => return None,
+                };
+                (is_wanted(states, state) && is_wanted(types, group_type)).then(|| ListedGroup {
+                    group_id: WireStr::from(id.to_string()),
+                    protocol_type: WireStr::from(protocol_type.to_owned()),
+                    group_state: WireStr::from(state.to_owned()),
+                    group_type: WireStr::from(group_type.to_owned()),
+                })
+            })
+            .collect()
+    }
+
+    /// Deletes a group without members, and its offsets.
+    fn delete(&mut self, id: &str, out: &mut GroupOutcome) -> DeletableGroupResult {
+        let result = match self.groups.get(id) {
+            None | Some(Group::Share | Group::Streams) => Err(ErrorCode::GroupIdNotFound),
+            Some(Group::Classic(group)) => group.validate_delete(),
+            Some(Group::Consumer(group)) => group.validate_delete(),
+        };
+        if result.is_ok() {
+            self.offsets.write_tombstones(id, out);
+            match self.groups.get(id) {
+                Some(Group::Classic(group)) => group.write_tombstones(id, out),
+                Some(Group::Consumer(group)) => group.write_tombstones(id, out),
+                _ => {}
+            }
+        }
+        DeletableGroupResult {
+            group_id: WireStr::from(id.to_owned()),
+            error_code: result.err().unwrap_or(ErrorCode::None).code(),
+            ..Default::default()
+        }
+    }
+}
