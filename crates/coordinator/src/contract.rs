@@ -17,7 +17,7 @@
 //! - A failed append or a lost leadership drops the machine and loads a new one: there is no undo.
 //! - Every [`ReplyKey`] is answered at most once. What a lost machine owes, its host answers.
 
-use klamm_cluster::image::MetadataImage;
+use klamm_cluster::image::{MetadataDelta, MetadataImage};
 pub use klamm_cluster::machine::{ReplyKey, TimerOp};
 use klamm_protocol::ids::{Offset, ProducerEpoch, ProducerId};
 use klamm_protocol::time::{MonoMs, WallMs};
@@ -49,8 +49,8 @@ pub trait Coordinator: Sized + Send + 'static {
     /// A timer has fired. It is not set any more.
     fn expire(&mut self, cx: &Ctx<'_, Self::Settings>, timer: Self::Timer, out: &mut Outcome<Self>);
 
-    /// The metadata has changed.
-    fn follow_image(&mut self, cx: &Ctx<'_, Self::Settings>, out: &mut Outcome<Self>);
+    /// The metadata has changed: to the image of `cx`, by `delta`.
+    fn follow_image(&mut self, cx: &Ctx<'_, Self::Settings>, delta: &MetadataDelta, out: &mut Outcome<Self>);
 
     /// The partition was replayed to its end: sets the timers that a live partition would have.
     fn loaded(&mut self, cx: &Ctx<'_, Self::Settings>, out: &mut Outcome<Self>);
@@ -59,7 +59,7 @@ pub trait Coordinator: Sized + Send + 'static {
     fn apply(&mut self, at: At, record: &Self::Record);
 
     /// A transaction's marker is in the log: what its records said counts, or never did.
-    fn end_transaction(&mut self, at: Offset, producer: ProducerId, is_committed: bool);
+    fn end_transaction(&mut self, producer: ProducerId, is_committed: bool);
 }
 
 /// Where a record lies.
@@ -87,8 +87,10 @@ pub struct Ctx<'a, S> {
 
 /// What follows from a command, a timer or an image.
 pub struct Outcome<C: Coordinator> {
-    /// Appended as one batch, in this order.
+    /// Appended as one batch, in this order, unless `is_divisible`.
     pub records: Vec<C::Record>,
+    /// The records mean something one by one: the host may append them as several batches.
+    pub is_divisible: bool,
     /// The records belong to this producer's transaction.
     pub transaction: Option<(ProducerId, ProducerEpoch)>,
     /// Answers, of this command and of earlier ones; they leave once everything appended so far,
@@ -100,7 +102,13 @@ pub struct Outcome<C: Coordinator> {
 
 impl<C: Coordinator> Default for Outcome<C> {
     fn default() -> Self {
-        Self { records: Vec::new(), transaction: None, replies: Vec::new(), timers: Vec::new() }
+        Self {
+            records: Vec::new(),
+            is_divisible: false,
+            transaction: None,
+            replies: Vec::new(),
+            timers: Vec::new(),
+        }
     }
 }
 
@@ -125,4 +133,3 @@ impl<C: Coordinator> Outcome<C> {
         self.timers.push(TimerOp::Cancel(timer));
     }
 }
-

@@ -19,8 +19,9 @@ pub mod settings;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use klamm_cluster::image::MetadataDelta;
 use klamm_protocol::error_code::ErrorCode;
-use klamm_protocol::ids::{Offset, ProducerId};
+use klamm_protocol::ids::ProducerId;
 use klamm_protocol::messages::consumer_group_describe;
 use klamm_protocol::messages::consumer_group_heartbeat::{
     ConsumerGroupHeartbeatRequest, ConsumerGroupHeartbeatResponse,
@@ -261,9 +262,9 @@ impl Coordinator for GroupCoordinator {
         }
     }
 
-    fn follow_image(&mut self, cx: &GroupCtx<'_>, out: &mut GroupOutcome) {
-        self.delete_offsets_of_deleted_topics(cx, out);
-        self.follow_topics(cx, out);
+    fn follow_image(&mut self, cx: &GroupCtx<'_>, delta: &MetadataDelta, out: &mut GroupOutcome) {
+        self.delete_offsets_of(delta.topics_deleted.values(), out);
+        self.follow_topics(cx, delta, out);
     }
 
     fn loaded(&mut self, cx: &GroupCtx<'_>, out: &mut GroupOutcome) {
@@ -280,7 +281,7 @@ impl Coordinator for GroupCoordinator {
 
     fn apply(&mut self, at: At, record: &GroupRecord) {
         match record {
-            GroupRecord::OffsetCommit(key, value) => self.offsets.apply(at, key, value.as_ref()),
+            GroupRecord::OffsetCommit(key, value) => self.apply_offset_commit(at, key, value.as_ref()),
             GroupRecord::GroupMetadata(key, value) => self.apply_classic(&key.group, value.as_ref()),
             GroupRecord::ShareGroupMetadata(key, value) => {
                 self.apply_unserved(&key.group_id, value.is_some(), Group::Share);
@@ -292,8 +293,26 @@ impl Coordinator for GroupCoordinator {
         }
     }
 
-    fn end_transaction(&mut self, at: Offset, producer: ProducerId, is_committed: bool) {
-        self.offsets.end_transaction(at, producer, is_committed);
+    fn end_transaction(&mut self, producer: ProducerId, is_committed: bool) {
+        self.offsets.end_transaction(producer, is_committed);
+    }
+}
+
+impl Group {
+    fn is_empty(&self) -> bool {
+        match self {
+            Self::Classic(group) => group.is_empty(),
+            Self::Consumer(group) => group.is_empty(),
+            Self::Share | Self::Streams => false,
+        }
+    }
+
+    fn is_subscribed_to(&self, topic: &str) -> bool {
+        match self {
+            Self::Classic(group) => group.is_subscribed_to(topic),
+            Self::Consumer(group) => group.is_subscribed_to(topic),
+            Self::Share | Self::Streams => false,
+        }
     }
 }
 

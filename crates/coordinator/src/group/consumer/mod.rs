@@ -2,7 +2,9 @@
 
 use std::sync::Arc;
 
+use klamm_cluster::image::MetadataDelta;
 use klamm_protocol::error_code::ErrorCode;
+use klamm_protocol::ids::TopicId;
 use klamm_protocol::messages::consumer_group_describe;
 use klamm_protocol::messages::consumer_group_heartbeat::{
     ConsumerGroupHeartbeatRequest, ConsumerGroupHeartbeatResponse,
@@ -36,8 +38,12 @@ impl ConsumerGroup {
 
     pub(super) fn write_tombstones(&self, _id: &str, _out: &mut GroupOutcome) {}
 
-    /// Whether `committer` may commit offsets.
-    pub(super) fn validate_commit(&self, _committer: &Committer<'_>) -> Result<(), ErrorCode> {
+    /// Whether `committer` may commit offsets of these partitions.
+    pub(super) fn validate_commit(
+        &self,
+        _committer: &Committer<'_>,
+        _partitions: impl Iterator<Item = (TopicId, i32)>,
+    ) -> Result<(), ErrorCode> {
         Ok(())
     }
 
@@ -94,5 +100,11 @@ impl GroupCoordinator {
     pub(super) fn apply_consumer(&mut self, _record: &GroupRecord) {}
 
     /// Topics came, went or grew.
-    pub(super) fn follow_topics(&mut self, _cx: &GroupCtx<'_>, _out: &mut GroupOutcome) {}
+    pub(super) fn follow_topics(
+        &mut self,
+        _cx: &GroupCtx<'_>,
+        _delta: &MetadataDelta,
+        _out: &mut GroupOutcome,
+    ) {
+    }
 }
