@@ -10,6 +10,7 @@
 //!
 //! Invariants: see [`crate::contract`]; and a group's members never outlive it.
 
+pub mod assignor;
 pub mod classic;
 pub mod consumer;
 pub mod offsets;
