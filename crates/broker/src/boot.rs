@@ -20,6 +20,7 @@ use klamm_protocol::ids::Uuid;
 use tokio::sync::oneshot;
 
 use crate::config::{BrokerConfig, Listener};
+use crate::coordinator::{GroupCoordinators, OFFSETS_TOPIC};
 use crate::host::{Host, Pool};
 use crate::log_dirs::{LogDirs, LogDirsError};
 use crate::metadata::applier::{Applier, Published, values};
@@ -78,13 +79,14 @@ impl StartError {
 }
 
 /// What is ready when booting is done.
-pub(crate) struct Booted {
+pub(crate) struct Booted<H: Host> {
     pub(crate) published: Published,
     pub(crate) controller: ControllerHandle,
     pub(crate) store: oneshot::Receiver<MetadataStore>,
     pub(crate) producer_ids: ProducerIds,
     pub(crate) identity: BrokerIdentity,
     pub(crate) dirs: Arc<LogDirs>,
+    pub(crate) groups: Arc<GroupCoordinators<H>>,
 }
 
 /// Everything up to serving. `bound` are the listeners' addresses.
@@ -92,7 +94,7 @@ pub(crate) async fn boot<H: Host>(
     host: &H,
     config: &BrokerConfig,
     bound: &[(String, SocketAddr)],
-) -> Result<Booted, StartError> {
+) -> Result<Booted<H>, StartError> {
     let Opened { dirs, mut store, replay, bootstrap } = open(host, config).await?;
     let dirs = Arc::new(dirs);
     let now = host.wall();
@@ -146,13 +148,20 @@ pub(crate) async fn boot<H: Host>(
         topics: Arc::new(ArcSwap::from_pointee(TopicIndex::default())),
         layers: Arc::new(ArcSwap::from_pointee(config.layers.clone())),
     };
-    let applier = Applier::new(host.clone(), config.node_id, dirs.clone(), published.clone());
+    let groups = Arc::new(GroupCoordinators::new(
+        host.clone(),
+        OFFSETS_TOPIC,
+        published.image.clone(),
+        &published.layers.load(),
+    ));
+    let applier = Applier::new(host.clone(), config.node_id, dirs.clone(), published.clone(), groups.clone());
     applier.load(quorum.image()).await;
     let strays = dirs.clone();
     host.offload(Pool::Flush, move || strays.set_strays_aside()).await;
     drop(quorum.take_delta());
     let (controller, store) = quorum.start(applier);
-    Ok(Booted { published, controller, store, producer_ids: ProducerIds::new(identity), identity, dirs })
+    let producer_ids = ProducerIds::new(identity);
+    Ok(Booted { published, controller, store, producer_ids, identity, dirs, groups })
 }
 
 struct Opened {

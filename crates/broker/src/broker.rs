@@ -19,6 +19,7 @@ use tokio::sync::{oneshot, watch};
 use crate::boot::{self, Booted, StartError};
 use crate::cleaner;
 use crate::config::BrokerConfig;
+use crate::coordinator::GroupCoordinators;
 use crate::directory_move;
 use crate::directory_watch;
 use crate::fetch::session::FetchSessions;
@@ -59,6 +60,7 @@ pub struct Broker<H: Host> {
     pub(crate) metrics: Metrics,
     pub(crate) dirs: Arc<LogDirs>,
     pub(crate) removals: Arc<Removals>,
+    pub(crate) groups: Arc<GroupCoordinators<H>>,
     is_stopping: AtomicBool,
 }
 
@@ -91,7 +93,7 @@ impl<H: Host> Broker<H> {
         }
         let bound: Vec<_> = sockets.iter().map(|(name, _, address)| (name.to_string(), *address)).collect();
         let booted = boot::boot(&host, &config, &bound).await?;
-        let Booted { published, controller, store, producer_ids, identity, dirs } = booted;
+        let Booted { published, controller, store, producer_ids, identity, dirs, groups } = booted;
         let Published { image, topics, layers } = published;
         let count_of = |value: i32| usize::try_from(value).unwrap_or(0);
         let broker = Arc::new(Self {
@@ -107,6 +109,7 @@ impl<H: Host> Broker<H> {
             metrics: Metrics::new(),
             dirs,
             removals: Arc::default(),
+            groups,
             is_stopping: AtomicBool::new(false),
             config,
             host,
@@ -230,6 +233,7 @@ impl<H: Host> Running<H> {
         for topic in broker.topics.load().topics() {
             topic.partitions.load().iter().flatten().for_each(|partition| partition.waiters.changed());
         }
+        broker.groups.stop();
         let deadline = broker.host.mono().plus_ms(DRAIN_MS_MAX);
         while broker.limits.count() > 0 && broker.host.mono() < deadline {
             broker.host.sleep_until(broker.host.mono().plus_ms(DRAIN_POLL_MS)).await;

@@ -8,6 +8,7 @@ mod boot;
 mod broker;
 mod cleaner;
 pub mod config;
+mod coordinator;
 #[cfg(test)]
 mod corruption_tests;
 #[cfg(test)]

@@ -12,7 +12,7 @@ const ABORT: i16 = 0;
 const COMMIT: i16 = 1;
 
 /// The marker in a control batch; `batch` is all of it.
-pub(crate) fn end_marker(header: &BatchHeader, batch: &Bytes) -> Option<EndMarker> {
+pub fn end_marker(header: &BatchHeader, batch: &Bytes) -> Option<EndMarker> {
     if !header.attributes.is_control() || header.attributes.compression() != Ok(Codec::None) {
         return None;
     }

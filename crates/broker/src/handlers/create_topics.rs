@@ -65,6 +65,18 @@ pub(crate) async fn auto_create<H: Host>(
         .collect()
 }
 
+/// Creates one topic of the broker's own; an error if it is not there afterwards.
+pub(super) async fn create_internal<H: Host>(
+    broker: &Arc<Broker<H>>,
+    topic: NewTopic,
+) -> Result<(), ErrorCode> {
+    let results = create(broker, CreateTopics { topics: vec![topic], validate_only: false }).await;
+    match results.into_iter().next() {
+        Some((_, Err(error))) if error.code != ErrorCode::TopicAlreadyExists => Err(error.code),
+        _ => Ok(()),
+    }
+}
+
 async fn create<H: Host>(
     broker: &Arc<Broker<H>>,
     command: CreateTopics,

@@ -12,6 +12,7 @@ mod alter_configs;
 mod alter_replica_log_dirs;
 mod api_versions;
 mod authorized;
+mod coordinated;
 mod create_partitions;
 mod create_topics;
 mod delete_records;
@@ -20,12 +21,17 @@ mod describe_cluster;
 mod describe_configs;
 mod describe_log_dirs;
 mod describe_topic_partitions;
+mod find_coordinator;
 mod init_producer_id;
 mod list_offsets;
 mod metadata;
+mod offset_commit;
+mod offset_delete;
+mod offset_fetch;
 mod offset_for_leader_epoch;
 
 use std::future::Future;
+use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::Arc;
 
@@ -43,6 +49,9 @@ pub(crate) const SERVED: &[ApiKey] = &[
     ApiKey::Fetch,
     ApiKey::ListOffsets,
     ApiKey::Metadata,
+    ApiKey::OffsetCommit,
+    ApiKey::OffsetFetch,
+    ApiKey::FindCoordinator,
     ApiKey::ApiVersions,
     ApiKey::CreateTopics,
     ApiKey::DeleteTopics,
@@ -55,6 +64,7 @@ pub(crate) const SERVED: &[ApiKey] = &[
     ApiKey::DescribeLogDirs,
     ApiKey::CreatePartitions,
     ApiKey::IncrementalAlterConfigs,
+    ApiKey::OffsetDelete,
     ApiKey::DescribeCluster,
     ApiKey::DescribeTopicPartitions,
 ];
@@ -71,6 +81,10 @@ pub(crate) fn handle<H: Host>(broker: &Arc<Broker<H>>, context: &ConnectionConte
         ApiKey::Fetch => fetch::handle(broker, frame),
         ApiKey::ListOffsets => list_offsets::handle(broker, frame),
         ApiKey::Metadata => metadata::handle(broker, listener, frame),
+        ApiKey::OffsetCommit => offset_commit::handle(broker, frame),
+        ApiKey::OffsetFetch => offset_fetch::handle(broker, frame),
+        ApiKey::OffsetDelete => offset_delete::handle(broker, frame),
+        ApiKey::FindCoordinator => find_coordinator::handle(broker, listener, frame),
         ApiKey::ApiVersions => api_versions::handle(broker, frame),
         ApiKey::CreateTopics => create_topics::handle(broker, frame),
         ApiKey::DeleteTopics => delete_topics::handle(broker, frame),
@@ -93,6 +107,7 @@ pub(crate) fn handle<H: Host>(broker: &Arc<Broker<H>>, context: &ConnectionConte
 #[derive(Debug)]
 pub(crate) struct ConnectionContext {
     pub(crate) listener_name: Arc<str>,
+    pub(crate) peer: SocketAddr,
 }
 
 /// A request whose header is decoded.

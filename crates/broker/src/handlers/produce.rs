@@ -21,7 +21,7 @@
 
 use std::sync::Arc;
 
-use klamm_log::AppendError;
+use klamm_log::{AppendError, AppendOrigin};
 use klamm_protocol::error_code::ErrorCode;
 use klamm_protocol::ids::{PartitionIndex, TopicId};
 use klamm_protocol::messages::produce::{
@@ -38,6 +38,7 @@ use crate::log_dirs::DirState;
 use crate::net::CloseReason;
 use crate::net::slots::Slots;
 use crate::net::waker::{Completion, ConnWaker};
+use crate::partition::acks::AppendOwner;
 use crate::partition::registry::{Missing, Topic};
 use crate::partition::{Append, AppendFailure, AppendGroup, AppendResult, Partition, Ticket};
 
@@ -214,18 +215,23 @@ pub(crate) fn append<H: Host>(
         // Stable: a partition's batches keep their order.
         entries.sort_by_key(|entry| (entry.partition.topic_id, entry.partition.index));
     }
+    let owner: Arc<dyn AppendOwner> = waker.clone();
     let mut waited_for: Vec<Arc<DirState>> = Vec::new();
     let mut rest = entries.drain(..).peekable();
     while let Some(first) = rest.next() {
         let partition = first.partition;
-        let mut part = AppendGroup { batches: vec![first.batch], tickets: vec![first.ticket] };
+        let mut part = AppendGroup {
+            batches: vec![first.batch],
+            tickets: vec![first.ticket],
+            origin: AppendOrigin::Client,
+        };
         while let Some(next) = rest.next_if(|entry| Arc::ptr_eq(&entry.partition, &partition)) {
             part.batches.push(next.batch);
             part.tickets.push(next.ticket);
         }
         broker.metrics.note_batches(&part.batches);
         let tickets = part.tickets.clone();
-        match partition.append(&broker.host, part, waker) {
+        match partition.append(&broker.host, part, &owner) {
             Append::Queued => {}
             Append::Done(results) => {
                 if results.iter().any(Option::is_none) {

@@ -19,6 +19,7 @@ use klamm_log::{AppendError, LogConfig};
 use klamm_protocol::ids::{LeaderEpoch, NodeId, PartitionIndex, TopicId, Uuid};
 
 use super::error::MetadataError;
+use crate::coordinator::GroupCoordinators;
 use crate::host::{Host, Pool};
 use crate::log_dirs::{LogDirs, Marked, Wanted};
 use crate::partition::registry::{Topic, TopicIndex};
@@ -39,11 +40,18 @@ pub(crate) struct Applier<H: Host> {
     node: NodeId,
     dirs: Arc<LogDirs>,
     published: Published,
+    groups: Arc<GroupCoordinators<H>>,
 }
 
 impl<H: Host> Applier<H> {
-    pub(crate) fn new(host: H, node: NodeId, dirs: Arc<LogDirs>, published: Published) -> Self {
-        Self { host, node, dirs, published }
+    pub(crate) fn new(
+        host: H,
+        node: NodeId,
+        dirs: Arc<LogDirs>,
+        published: Published,
+        groups: Arc<GroupCoordinators<H>>,
+    ) -> Self {
+        Self { host, node, dirs, published, groups }
     }
 
     /// Follows from nothing to `image`: at start.
@@ -98,6 +106,7 @@ impl<H: Host> Applier<H> {
         }
         self.published.topics.store(Arc::new(index));
         self.published.image.store(Arc::new(image.clone()));
+        self.groups.follow(&self.published.topics.load(), &self.published.layers.load(), delta);
     }
 
     async fn create(&self, image: &MetadataImage, index: &mut TopicIndex, topics: &[&TopicImage]) {

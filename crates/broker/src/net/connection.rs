@@ -62,7 +62,7 @@ pub(crate) async fn serve<H: Host>(
     );
     let mut connection = Connection {
         idle_timer: Box::pin(broker.host.sleep_until(now.plus_ms(broker.idle_ms_max()))),
-        context: ConnectionContext { listener_name },
+        context: ConnectionContext { listener_name, peer },
         waker: Arc::default(),
         input,
         out: OutQueue::default(),

@@ -16,9 +16,39 @@ use super::{AppendResult, Ticket};
 use crate::handlers::produce::ProduceWaker;
 use crate::net::waker::Completion;
 
+/// Who appends: a connection, or a coordinator. Gets the answers that come later, from any thread.
+pub(crate) trait AppendOwner: Send + Sync {
+    /// Leaves an answer; [`AppendOwner::wake`] follows.
+    fn leave(&self, completion: Completion<AppendResult>);
+    /// Answers were left.
+    fn wake(&self);
+    /// So many record bytes wait behind an appender.
+    fn add_queued(&self, bytes: usize);
+    /// They are written; a wake follows.
+    fn subtract_queued(&self, bytes: usize);
+}
+
+impl AppendOwner for ProduceWaker {
+    fn leave(&self, completion: Completion<AppendResult>) {
+        ProduceWaker::leave(self, completion);
+    }
+
+    fn wake(&self) {
+        ProduceWaker::wake(self);
+    }
+
+    fn add_queued(&self, bytes: usize) {
+        ProduceWaker::add_queued(self, bytes);
+    }
+
+    fn subtract_queued(&self, bytes: usize) {
+        ProduceWaker::subtract_queued(self, bytes);
+    }
+}
+
 /// An answer that waits.
 pub(crate) struct ParkedAck {
-    pub(crate) waker: Arc<ProduceWaker>,
+    pub(crate) owner: Arc<dyn AppendOwner>,
     pub(crate) ticket: Ticket,
     pub(crate) placed: BatchPlaced,
 }
@@ -74,9 +104,9 @@ fn answer(acks: Vec<ParkedAck>, result: impl Fn(&ParkedAck) -> AppendResult) {
     let mut rest = acks.into_iter().peekable();
     while let Some(ack) = rest.next() {
         let Ticket { slot, place, .. } = ack.ticket;
-        ack.waker.leave(Completion { slot, place, result: result(&ack) });
-        if rest.peek().is_none_or(|next| !Arc::ptr_eq(&next.waker, &ack.waker)) {
-            ack.waker.wake();
+        ack.owner.leave(Completion { slot, place, result: result(&ack) });
+        if rest.peek().is_none_or(|next| !Arc::ptr_eq(&next.owner, &ack.owner)) {
+            ack.owner.wake();
         }
     }
 }
@@ -96,7 +126,7 @@ mod tests {
             bytes: 0,
         };
         ParkedAck {
-            waker: waker.clone(),
+            owner: waker.clone(),
             ticket: Ticket { slot, place: (0, 0), waits_for_commit: true },
             placed,
         }

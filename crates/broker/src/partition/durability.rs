@@ -13,10 +13,9 @@ use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
 use klamm_cluster::config::{Durability, TopicConfig};
 use klamm_log::{AppendError, FlushJob, LogError};
 
-use super::acks::ParkedAck;
+use super::acks::{AppendOwner, ParkedAck};
 use super::waiters::FetchWait;
 use super::{AppendFailure, AppendResult, Partition, Ticket};
-use crate::handlers::produce::ProduceWaker;
 use crate::host::Host;
 use crate::log_dirs::DirState;
 
@@ -103,7 +102,7 @@ impl Partition {
         &self,
         tickets: &[Ticket],
         results: Vec<AppendResult>,
-        waker: &Arc<ProduceWaker>,
+        owner: &Arc<dyn AppendOwner>,
     ) -> Vec<Option<AppendResult>> {
         let limits = self.view.limits();
         let is_flushed = self.flush_policy.is_flushed();
@@ -117,7 +116,7 @@ impl Partition {
                 if placed.last_offset >= limits.flushed.offset
                     && (is_flush_due || ticket.waits_for_commit) =>
             {
-                self.acks.park(ParkedAck { waker: waker.clone(), ticket: *ticket, placed });
+                self.acks.park(ParkedAck { owner: owner.clone(), ticket: *ticket, placed });
                 None
             }
             result => Some(result),

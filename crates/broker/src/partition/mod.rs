@@ -9,6 +9,7 @@
 //! everything with an error and never writes again.
 
 pub(crate) mod acks;
+mod appender;
 mod complaints;
 mod durability;
 pub(crate) mod registry;
@@ -21,23 +22,19 @@ use std::sync::atomic::{AtomicI32, AtomicI64, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use arc_swap::ArcSwap;
-use klamm_log::{AppendContext, AppendError, AppendOrigin, BatchPlaced, Log, PartitionView};
+use klamm_log::{AppendError, AppendOrigin, BatchPlaced, Log, PartitionView};
 use klamm_protocol::ids::{LeaderEpoch, PartitionIndex, TopicId};
 use klamm_protocol::records::ValidatedBatch;
 
 use crate::flusher::IsDirty;
-use crate::handlers::produce::ProduceWaker;
 use crate::host::{Host, Pool};
 use crate::log_dirs::DirState;
 use crate::net::waker::Completion;
-use acks::ParkedAcks;
+use acks::{AppendOwner, ParkedAcks};
 use complaints::Complaints;
 use durability::AtomicFlushPolicy;
 pub(crate) use durability::FlushPolicy;
 use waiters::Waiters;
-
-/// Rounds an appender does for others before a task of its own takes over.
-const ROUNDS_MAX: usize = 4;
 
 /// What became of one batch.
 pub(crate) type AppendResult = Result<BatchPlaced, AppendFailure>;
@@ -66,6 +63,7 @@ pub(crate) struct Ticket {
 pub(crate) struct AppendGroup {
     pub(crate) batches: Vec<ValidatedBatch>,
     pub(crate) tickets: Vec<Ticket>,
+    pub(crate) origin: AppendOrigin,
 }
 
 /// What [`Partition::append`] did.
@@ -80,7 +78,7 @@ pub(crate) enum Append {
 type Job = Box<dyn FnOnce(Option<&mut Log>) + Send>;
 
 enum Work {
-    Append { group: AppendGroup, waker: Arc<ProduceWaker> },
+    Append { group: AppendGroup, owner: Arc<dyn AppendOwner> },
     Job(Job),
 }
 
@@ -113,12 +111,12 @@ impl Drop for RoleGuard<'_> {
         for work in left {
             match work {
                 Work::Job(job) => job(None),
-                Work::Append { group, waker } => {
-                    waker.subtract_queued(group.batches.iter().map(|batch| batch.bytes.len()).sum());
+                Work::Append { group, owner } => {
+                    owner.subtract_queued(group.batches.iter().map(|batch| batch.bytes.len()).sum());
                     for Ticket { slot, place, .. } in group.tickets {
-                        waker.leave(Completion { slot, place, result: Err(AppendFailure::Closed) });
+                        owner.leave(Completion { slot, place, result: Err(AppendFailure::Closed) });
                     }
-                    waker.wake();
+                    owner.wake();
                 }
             }
         }
@@ -220,15 +218,15 @@ impl Partition {
         self: &Arc<Self>,
         host: &H,
         group: AppendGroup,
-        waker: &Arc<ProduceWaker>,
+        owner: &Arc<dyn AppendOwner>,
     ) -> Append {
         let mut log = {
             let mut appender = self.locked();
             match std::mem::replace(&mut appender.role, Role::Taken) {
                 Role::Free(log) => log,
                 Role::Taken => {
-                    waker.add_queued(group.batches.iter().map(|batch| batch.bytes.len()).sum());
-                    appender.waiting.push_back(Work::Append { group, waker: waker.clone() });
+                    owner.add_queued(group.batches.iter().map(|batch| batch.bytes.len()).sum());
+                    appender.waiting.push_back(Work::Append { group, owner: owner.clone() });
                     return Append::Queued;
                 }
                 Role::Closed => {
@@ -239,9 +237,9 @@ impl Partition {
             }
         };
         let _guard = RoleGuard(self);
-        let results = self.write(host, &mut log, &group.batches);
+        let results = self.write(host, &mut log, &group.batches, group.origin);
         self.hand_over(host, log);
-        Append::Done(self.park(&group.tickets, results, waker))
+        Append::Done(self.park(&group.tickets, results, owner))
     }
 
     /// Runs `job` with the log, in its turn, and gives its result. `None` once the partition is closed.
@@ -365,130 +363,6 @@ impl Partition {
             self.after_job();
             self.hand_over(host, log);
         }
-    }
-
-    /// Does what came meanwhile, then frees the role.
-    fn hand_over<H: Host>(self: &Arc<Self>, host: &H, mut log: Box<Log>) {
-        let _guard = RoleGuard(self);
-        for _ in 0..ROUNDS_MAX {
-            let round = {
-                let mut appender = self.locked();
-                if appender.waiting.is_empty() {
-                    appender.role = Role::Free(log);
-                    return;
-                }
-                std::mem::take(&mut appender.waiting)
-            };
-            self.do_round(host, &mut log, round);
-        }
-        // Others keep coming faster than this thread writes: it goes back to its own connection.
-        let partition = self.clone();
-        let host_of_task = host.clone();
-        host.spawn("appender", async move {
-            tokio::task::yield_now().await;
-            partition.hand_over(&host_of_task, log);
-        });
-    }
-
-    /// All batches between two jobs go into one write.
-    fn do_round<H: Host>(self: &Arc<Self>, host: &H, log: &mut Log, round: VecDeque<Work>) {
-        let mut batches = Vec::new();
-        let mut owners: Vec<(Arc<ProduceWaker>, Ticket)> = Vec::new();
-        for work in round {
-            match work {
-                Work::Append { group, waker } => {
-                    batches.extend(group.batches);
-                    owners.extend(group.tickets.into_iter().map(|ticket| (waker.clone(), ticket)));
-                }
-                Work::Job(job) => {
-                    self.write_for(host, log, &mut batches, &mut owners);
-                    job(Some(log));
-                    self.after_job();
-                }
-            }
-        }
-        self.write_for(host, log, &mut batches, &mut owners);
-    }
-
-    fn write_for<H: Host>(
-        self: &Arc<Self>,
-        host: &H,
-        log: &mut Log,
-        batches: &mut Vec<ValidatedBatch>,
-        owners: &mut Vec<(Arc<ProduceWaker>, Ticket)>,
-    ) {
-        if batches.is_empty() {
-            return;
-        }
-        let results = self.write(host, log, batches);
-        let bytes = batches.drain(..).map(|batch| batch.bytes.len());
-        let mut rest = owners.drain(..).zip(results).zip(bytes).peekable();
-        let mut waits = false;
-        while let Some((((waker, ticket), result), bytes)) = rest.next() {
-            waker.subtract_queued(bytes);
-            let result = self.park(&[ticket], vec![result], &waker).pop().flatten();
-            waits |= result.is_none();
-            if let Some(result) = result {
-                waker.leave(Completion { slot: ticket.slot, place: ticket.place, result });
-            }
-            // A connection's batches lie together: one wake for all of them.
-            if rest.peek().is_none_or(|(((next, _), _), _)| !Arc::ptr_eq(next, &waker)) {
-                waker.wake();
-            }
-        }
-        if waits {
-            self.commit_soon(host);
-        }
-    }
-
-    /// Plan, one vectored write, publish the end, wake waiters: in this order.
-    fn write<H: Host>(
-        self: &Arc<Self>,
-        host: &H,
-        log: &mut Log,
-        batches: &[ValidatedBatch],
-    ) -> Vec<AppendResult> {
-        if let Some(error) = self.dir.load().failure() {
-            let refused = || Err(AppendError::Storage(error.clone()).into());
-            return batches.iter().map(|_| refused()).collect();
-        }
-        let context = AppendContext {
-            now: host.wall(),
-            leader_epoch: self.leader_epoch(),
-            origin: AppendOrigin::Client,
-        };
-        let plan = log.plan(&context, batches);
-        let results: Vec<AppendResult> = host
-            .maybe_slow(&self.dir.load().pressure, || log.write(plan))
-            .into_iter()
-            .map(|result| result.map_err(AppendFailure::from))
-            .collect();
-        let placed_bytes: u64 = results
-            .iter()
-            .flatten()
-            .filter(|placed| !placed.is_duplicate)
-            .map(|placed| u64::from(placed.bytes))
-            .sum();
-        if placed_bytes > 0 {
-            self.appended(host, placed_bytes);
-            if self.complaints.is_over(|| host.mono()) {
-                tracing::warn!(topic = %self.topic, partition = %self.index, "appends again");
-            }
-        }
-        if let Some(Err(AppendFailure::Refused(AppendError::Storage(error)))) = results.last() {
-            match log.is_poisoned() {
-                // Whatever the write said: its tail could not be cut.
-                true => self.dir.load().fail(error),
-                false => self.dir.load().note(error),
-            }
-            if self.complaints.refused(host.mono()) {
-                tracing::error!(
-                    topic = %self.topic, partition = %self.index, %error,
-                    "cannot append: producers get KAFKA_STORAGE_ERROR; free space, or look at the disk"
-                );
-            }
-        }
-        results
     }
 
     /// A job may have moved the log's start or end: readers look again.

@@ -13,11 +13,12 @@ use std::time::Duration;
 use bytes::Bytes;
 use klamm_cluster::config::{Durability, TopicConfig};
 use klamm_log::disk::MemoryDisk;
-use klamm_log::{Log, LogConfig, OpenLog, trusted_batch};
+use klamm_log::{AppendOrigin, Log, LogConfig, OpenLog, trusted_batch};
 use klamm_protocol::ids::{DirectoryId, LeaderEpoch, Offset, PartitionIndex, TopicId, Uuid};
 use klamm_protocol::records::{BATCH_HEADER_BYTES, BatchBuilder, RecordIter, Scanned, scan_batches};
 use klamm_protocol::time::WallMs;
 
+use super::acks::AppendOwner;
 use super::{Append, AppendGroup, FlushPolicy, Partition, Ticket};
 use crate::flusher::DirFlusher;
 use crate::handlers::produce::ProduceWaker;
@@ -37,6 +38,7 @@ fn batch(text: &str) -> Bytes {
 /// Appends groups without waiting in between, then collects what was left to others.
 async fn connection(host: RealHost, partition: Arc<Partition>, number: u64) -> Vec<Offset> {
     let waker = Arc::<ProduceWaker>::default();
+    let owner: Arc<dyn AppendOwner> = waker.clone();
     let mut offsets = vec![None; (GROUPS * BATCHES) as usize];
     for group in 0..GROUPS {
         let of = |index: u64| group * BATCHES + index;
@@ -47,9 +49,10 @@ async fn connection(host: RealHost, partition: Arc<Partition>, number: u64) -> V
             tickets: (0..BATCHES)
                 .map(|index| Ticket { slot: of(index), place: (0, 0), waits_for_commit: true })
                 .collect(),
+            origin: AppendOrigin::Client,
         };
         let tickets = group.tickets.clone();
-        match partition.append(&host, group, &waker) {
+        match partition.append(&host, group, &owner) {
             Append::Queued => {}
             Append::Done(results) => {
                 let mut waits = false;
@@ -127,8 +130,10 @@ pub(crate) fn append_one(host: &RealHost, partition: &Arc<Partition>, waker: &Ar
     let group = AppendGroup {
         batches: vec![trusted_batch(batch("one")).expect("a batch")],
         tickets: vec![Ticket { slot: 0, place: (0, 0), waits_for_commit: true }],
+        origin: AppendOrigin::Client,
     };
-    match partition.append(host, group, waker) {
+    let owner: Arc<dyn AppendOwner> = waker.clone();
+    match partition.append(host, group, &owner) {
         Append::Done(results) => results.iter().any(Option::is_none),
         Append::Queued => panic!("nobody else appends"),
     }

@@ -10,5 +10,6 @@ mod state;
 pub(crate) use entry::{AppendCheck, check_batch};
 pub use entry::{BatchMetadata, ProducerEntry};
 pub(crate) use snapshot::{list_snapshots, read_snapshot, snapshot_path, write_snapshot};
-pub(crate) use state::{EndMarker, is_expired};
+pub use state::EndMarker;
+pub(crate) use state::is_expired;
 pub use state::{ProducerState, UnstableTransaction};

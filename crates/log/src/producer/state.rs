@@ -14,8 +14,10 @@ use crate::producer::ProducerEntry;
 
 /// The content of a control record that ends a transaction.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct EndMarker {
+pub struct EndMarker {
+    /// With a commit, else with an abort.
     pub is_commit: bool,
+    /// Of the transaction coordinator that wrote it.
     pub coordinator_epoch: i32,
 }
 

@@ -1,0 +1,177 @@
+//! The coordinator host: every partition of an internal topic that this broker leads, with its machine.
+//!
+//! It knows partitions, commits, timers and loads; the machines ([`klamm_coordinator`]) know what the
+//! records mean. Groups are the first; transactions and share groups will be further machines on the
+//! same host. What it deliberately does not do: decode requests (the handlers do), replicate.
+//!
+//! **Invariants:** one shard a partition; a group's shard is the one that its id hashes to, as in
+//! Kafka.
+
+mod commits;
+mod loader;
+mod shard;
+mod timers;
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex};
+
+use arc_swap::ArcSwap;
+use klamm_cluster::config::{ConfigLayers, ConfigValue};
+use klamm_cluster::image::{MetadataDelta, MetadataImage};
+use klamm_coordinator::contract::Coordinator;
+use klamm_coordinator::group::GroupCoordinator;
+use klamm_protocol::error_code::ErrorCode;
+use klamm_protocol::ids::PartitionIndex;
+use klamm_protocol::records::Codec;
+use tokio::sync::watch;
+
+pub(crate) use shard::Shard;
+
+use crate::host::Host;
+use crate::partition::registry::TopicIndex;
+
+/// The topic of groups and their offsets.
+pub(crate) const OFFSETS_TOPIC: &str = "__consumer_offsets";
+
+/// The group coordinator of this broker.
+pub(crate) type GroupCoordinators<H> = Coordinators<H, GroupCoordinator>;
+
+/// Why there is no answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum Unavailable {
+    /// Its partition is being loaded.
+    #[error("the coordinator is loading")]
+    Loading,
+    /// Its partition is not here, or what was decided could not be written.
+    #[error("the coordinator is not here")]
+    Lost,
+}
+
+impl Unavailable {
+    pub(crate) fn error_code(self) -> ErrorCode {
+        match self {
+            Self::Loading => ErrorCode::CoordinatorLoadInProgress,
+            Self::Lost => ErrorCode::NotCoordinator,
+        }
+    }
+}
+
+/// What the shards of one kind share.
+struct World<H: Host, C: Coordinator> {
+    host: H,
+    image: Arc<ArcSwap<MetadataImage>>,
+    settings: ArcSwap<C::Settings>,
+    codec: Codec,
+}
+
+/// All shards of one internal topic.
+pub(crate) struct Coordinators<H: Host, C: Coordinator> {
+    topic: &'static str,
+    world: Arc<World<H, C>>,
+    shards: Mutex<BTreeMap<PartitionIndex, Arc<Shard<H, C>>>>,
+    stop: watch::Sender<bool>,
+}
+
+impl<H: Host, C: Coordinator + Default> Coordinators<H, C>
+where
+    C::Settings: for<'a> From<&'a ConfigLayers>,
+{
+    pub(crate) fn new(
+        host: H,
+        topic: &'static str,
+        image: Arc<ArcSwap<MetadataImage>>,
+        layers: &ConfigLayers,
+    ) -> Self {
+        let codec = match layers.value("offsets.topic.compression.codec") {
+            Some(ConfigValue::Integer(number)) => shard::codec_of(number),
+            _ => Codec::None,
+        };
+        let settings = ArcSwap::from_pointee(C::Settings::from(layers));
+        let world = Arc::new(World { host, image, settings, codec });
+        Self { topic, world, shards: Mutex::default(), stop: watch::channel(false).0 }
+    }
+
+    /// Follows to what was just published: shards for new partitions, none for those that went,
+    /// and what changed for all.
+    pub(crate) fn follow(&self, topics: &TopicIndex, layers: &ConfigLayers, delta: &MetadataDelta) {
+        if !delta.configs_changed.is_empty() {
+            self.world.settings.store(Arc::new(C::Settings::from(layers)));
+        }
+        let known: Vec<_> = {
+            let mut shards = self.shards.lock().expect("nothing panics in here");
+            let partitions = topics.by_name(self.topic).map(|topic| topic.partitions.load_full());
+            let led: BTreeMap<PartitionIndex, _> = (0..)
+                .map(PartitionIndex)
+                .zip(partitions.iter().flat_map(|partitions| partitions.iter()))
+                .filter_map(|(index, partition)| Some((index, partition.as_ref()?)))
+                .collect();
+            shards.retain(|index, shard| {
+                let stays = led.get(index).is_some_and(|partition| Arc::ptr_eq(partition, &shard.partition));
+                if !stays {
+                    shard.close();
+                }
+                stays
+            });
+            let known = shards.values().cloned().collect();
+            for (index, partition) in led {
+                shards.entry(index).or_insert_with(|| {
+                    Shard::start(self.world.clone(), partition.clone(), self.stop.subscribe())
+                });
+            }
+            known
+        };
+        for shard in known {
+            shard.follow_image(delta);
+        }
+    }
+
+    /// The shard that `key` belongs to, if its partition is led here.
+    pub(crate) fn of_key(&self, key: &str) -> Option<Arc<Shard<H, C>>> {
+        let partition = self.partition_of(key)?;
+        self.shards.lock().expect("nothing panics in here").get(&partition).cloned()
+    }
+
+    /// All shards.
+    pub(crate) fn all(&self) -> Vec<Arc<Shard<H, C>>> {
+        self.shards.lock().expect("nothing panics in here").values().cloned().collect()
+    }
+
+    /// The partition that `key` belongs to; `None` while there is no topic.
+    pub(crate) fn partition_of(&self, key: &str) -> Option<PartitionIndex> {
+        let image = self.world.image.load();
+        let count = i32::try_from(image.topic_by_name(self.topic)?.partitions.len()).ok()?;
+        (count > 0).then(|| PartitionIndex(java_hash_not_negative(key) % count))
+    }
+
+    /// The configuration now.
+    pub(crate) fn settings(&self) -> Arc<C::Settings> {
+        self.world.settings.load_full()
+    }
+
+    /// Lets everybody go who waits for a later answer.
+    pub(crate) fn stop(&self) {
+        let _ = self.stop.send(true);
+        self.all().iter().for_each(|shard| shard.close());
+    }
+}
+
+/// Java's `String.hashCode`, as `Utils.abs` makes it a number from 0 on.
+fn java_hash_not_negative(text: &str) -> i32 {
+    let hash =
+        text.encode_utf16().fold(0i32, |hash, unit| hash.wrapping_mul(31).wrapping_add(i32::from(unit)));
+    if hash == i32::MIN { 0 } else { hash.abs() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn groups_hash_as_in_java() {
+        assert_eq!(java_hash_not_negative(""), 0);
+        assert_eq!(java_hash_not_negative("group"), 98_629_247);
+        assert_eq!(java_hash_not_negative("my-consumer-group"), java_hash_not_negative("my-consumer-group"));
+        // Its hash is the smallest number there is.
+        assert_eq!(java_hash_not_negative("polygenelubricants"), 0);
+    }
+}

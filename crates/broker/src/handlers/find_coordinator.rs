@@ -1,0 +1,116 @@
+//! FindCoordinator, versions 0 to 6: which broker a group belongs to.
+//!
+//! - 1: kinds of keys. 4: several keys (KIP-699). 6: share groups (KIP-932), not served yet.
+//!
+//! The internal topic is created when somebody first asks, and the answer waits for it; Kafka
+//! answers COORDINATOR_NOT_AVAILABLE and lets the client ask again.
+//!
+//! | error | when |
+//! |---|---|
+//! | COORDINATOR_NOT_AVAILABLE | the topic cannot be created, or its partition has no leader |
+//! | INVALID_REQUEST | a key of another kind: transactions and share groups are not served yet |
+
+use std::sync::Arc;
+
+use klamm_cluster::controller::NewTopic;
+use klamm_protocol::error_code::ErrorCode;
+use klamm_protocol::messages::find_coordinator::{
+    Coordinator, FindCoordinatorRequest, FindCoordinatorResponse,
+};
+use klamm_protocol::wire::WireStr;
+
+use super::{Frame, Handled, create_topics};
+use crate::broker::Broker;
+use crate::coordinator::OFFSETS_TOPIC;
+use crate::host::Host;
+
+/// From here on a request has several keys.
+const KEYS_VERSION_MIN: i16 = 4;
+/// A key that is a group's id.
+const GROUP_KEY: i8 = 0;
+/// Of no broker.
+const NO_NODE: i32 = -1;
+
+pub(crate) fn handle<H: Host>(broker: &Arc<Broker<H>>, listener: &Arc<str>, mut frame: Frame) -> Handled {
+    let request: FindCoordinatorRequest = match frame.decode() {
+        Ok(request) => request,
+        Err(reason) => return Handled::Close(reason),
+    };
+    let meta = frame.meta();
+    let (broker, listener) = (broker.clone(), listener.clone());
+    Handled::Later(Box::pin(async move {
+        let keys = match meta.version {
+            KEYS_VERSION_MIN.. => request.coordinator_keys,
+            _ => vec![request.key],
+        };
+        if request.key_type == GROUP_KEY && !keys.is_empty() {
+            create_topic(&broker).await;
+        }
+        let found: Vec<Coordinator> =
+            keys.into_iter().map(|key| find(&broker, &listener, request.key_type, key)).collect();
+        if meta.version >= KEYS_VERSION_MIN {
+            return meta.reply(&FindCoordinatorResponse { coordinators: found, ..Default::default() });
+        }
+        let found = found.into_iter().next().unwrap_or_default();
+        meta.reply(&FindCoordinatorResponse {
+            error_code: found.error_code,
+            error_message: found.error_message,
+            node_id: found.node_id,
+            host: found.host,
+            port: found.port,
+            ..Default::default()
+        })
+    }))
+}
+
+fn find<H: Host>(broker: &Broker<H>, listener: &str, kind: i8, key: WireStr) -> Coordinator {
+    let failed = |error: ErrorCode, message: &'static str| Coordinator {
+        key: key.clone(),
+        node_id: NO_NODE,
+        port: NO_NODE,
+        error_code: error.code(),
+        error_message: Some(WireStr::from_static(message)),
+        ..Default::default()
+    };
+    if kind != GROUP_KEY {
+        return failed(ErrorCode::InvalidRequest, "only the coordinators of groups are served yet");
+    }
+    let image = broker.image.load();
+    let leader = broker.groups.partition_of(&key).and_then(|partition| {
+        let topic = image.topic_by_name(OFFSETS_TOPIC)?;
+        let leader = image.broker(topic.partitions.get(&partition)?.leader)?;
+        (!leader.is_fenced).then(|| leader.endpoint(listener).map(|endpoint| (leader.id, endpoint)))?
+    });
+    match leader {
+        None => failed(ErrorCode::CoordinatorNotAvailable, "the coordinator is not available"),
+        Some((node, endpoint)) => Coordinator {
+            key,
+            node_id: node.0,
+            host: WireStr::from(endpoint.host.to_string()),
+            port: i32::from(endpoint.port),
+            ..Default::default()
+        },
+    }
+}
+
+async fn create_topic<H: Host>(broker: &Arc<Broker<H>>) {
+    if broker.image.load().topic_by_name(OFFSETS_TOPIC).is_some() {
+        return;
+    }
+    let config = &broker.config.offsets_topic;
+    let set = |key: &str, value: String| (key.to_owned(), Some(value));
+    let topic = NewTopic {
+        name: OFFSETS_TOPIC.to_owned(),
+        partition_count: config.num_partitions,
+        replication_factor: config.replication_factor,
+        assignments: Vec::new(),
+        configs: vec![
+            set("cleanup.policy", "compact".to_owned()),
+            set("compression.type", "producer".to_owned()),
+            set("segment.bytes", config.segment_bytes.to_string()),
+        ],
+    };
+    if let Err(error) = create_topics::create_internal(broker, topic).await {
+        tracing::error!(error = error.name(), topic = OFFSETS_TOPIC, "cannot create an internal topic");
+    }
+}
