@@ -7,6 +7,7 @@ mod configs;
 mod damaged_files;
 mod directories;
 mod durability;
+mod groups;
 mod moves;
 mod retention;
 mod versions;

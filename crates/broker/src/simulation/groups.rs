@@ -1,0 +1,156 @@
+//! Offsets of groups through the whole broker: committed, fetched, lost by nothing.
+
+use klamm_protocol::messages::delete_topics::DeleteTopicsRequest;
+use klamm_protocol::messages::find_coordinator::FindCoordinatorRequest;
+use klamm_protocol::messages::offset_commit::{
+    OffsetCommitRequest, OffsetCommitRequestPartition, OffsetCommitRequestTopic,
+};
+use klamm_protocol::messages::offset_fetch::{
+    OffsetFetchRequest, OffsetFetchRequestGroup, OffsetFetchRequestTopics,
+};
+
+use super::*;
+
+const LOADING: i16 = 14;
+
+fn few_partitions() -> [String; 1] {
+    ["offsets.topic.num.partitions=3".to_owned()]
+}
+
+async fn find(client: &mut Client, group: &str) -> (i16, i32) {
+    let request =
+        FindCoordinatorRequest { coordinator_keys: vec![group.to_owned().into()], ..Default::default() };
+    let found = client.call(&request, 4).await.coordinators.remove(0);
+    (found.error_code, found.node_id)
+}
+
+/// Commits without being a member.
+async fn commit(client: &mut Client, group: &str, offset: i64) -> i16 {
+    let partition = OffsetCommitRequestPartition {
+        partition_index: 0,
+        committed_offset: offset,
+        committed_metadata: Some("why".into()),
+        ..Default::default()
+    };
+    let topic =
+        OffsetCommitRequestTopic { name: "t".into(), partitions: vec![partition], ..Default::default() };
+    let request = OffsetCommitRequest {
+        group_id: group.to_owned().into(),
+        generation_id_or_member_epoch: -1,
+        topics: vec![topic],
+        ..Default::default()
+    };
+    client.call(&request, 8).await.topics[0].partitions[0].error_code
+}
+
+/// The committed offset, asked for until its coordinator has loaded.
+async fn committed(host: &SimHost, client: &mut Client, group: &str) -> Result<i64, i16> {
+    let topic =
+        OffsetFetchRequestTopics { name: "t".into(), partition_indexes: vec![0], ..Default::default() };
+    let asked = OffsetFetchRequestGroup {
+        group_id: group.to_owned().into(),
+        topics: Some(vec![topic]),
+        ..Default::default()
+    };
+    let request = OffsetFetchRequest { groups: vec![asked], ..Default::default() };
+    loop {
+        let response = client.call(&request, 8).await;
+        match response.groups[0].error_code {
+            0 => return Ok(response.groups[0].topics[0].partitions[0].committed_offset),
+            LOADING => host.sleep_until(host.mono().plus_ms(10)).await,
+            error => return Err(error),
+        }
+    }
+}
+
+#[test]
+fn the_first_question_creates_the_topic_and_is_answered() {
+    sim::run(1, |host| async move {
+        let running = start_with(&host, &few_partitions()).await.expect("starts");
+        let mut client = Client::connect(&host, &running);
+        assert_eq!(find(&mut client, "g").await, (0, 1));
+        let topic = MetadataRequestTopic { name: Some("__consumer_offsets".into()), ..Default::default() };
+        let request = MetadataRequest { topics: Some(vec![topic]), ..Default::default() };
+        let topic = client.call(&request, 9).await.topics.remove(0);
+        assert_eq!((topic.partitions.len(), topic.is_internal), (3, true));
+    });
+}
+
+#[test]
+fn a_committed_offset_survives_a_power_cut_and_a_clean_stop() {
+    for is_clean in [false, true] {
+        let disk = Arc::new(MemoryDisk::default());
+        sim::run_on(1, disk.clone(), move |host| async move {
+            let running = start_with(&host, &few_partitions()).await.expect("starts");
+            let mut client = Client::connect(&host, &running);
+            client.create_topic("t", 1).await;
+            assert_eq!(find(&mut client, "g").await, (0, 1));
+            assert_eq!(committed(&host, &mut client, "g").await, Ok(-1));
+            for offset in [5, 7, 6] {
+                assert_eq!(commit(&mut client, "g", offset).await, 0);
+            }
+            assert_eq!(committed(&host, &mut client, "g").await, Ok(6), "the last one counts");
+            if is_clean {
+                drop(client);
+                assert!(running.stop().await);
+            }
+        });
+        for seed in 0..10 {
+            let (left, _) = sim::run_on(2, Arc::new(disk.after_power_cut(seed)), |host| async move {
+                let running = start_with(&host, &few_partitions()).await.expect("starts");
+                let mut client = Client::connect(&host, &running);
+                committed(&host, &mut client, "g").await
+            });
+            assert_eq!(left, Ok(6));
+        }
+    }
+}
+
+#[test]
+fn an_unknown_partition_is_refused_and_the_group_of_nobody_has_no_offsets() {
+    sim::run(1, |host| async move {
+        let running = start_with(&host, &few_partitions()).await.expect("starts");
+        let mut client = Client::connect(&host, &running);
+        assert_eq!(find(&mut client, "g").await, (0, 1));
+        assert_eq!(commit(&mut client, "g", 1).await, 3, "no such topic");
+        assert_eq!(committed(&host, &mut client, "other").await, Ok(-1));
+    });
+}
+
+#[test]
+fn a_deleted_topic_takes_its_offsets_with_it() {
+    sim::run(1, |host| async move {
+        let running = start_with(&host, &few_partitions()).await.expect("starts");
+        let mut client = Client::connect(&host, &running);
+        client.create_topic("t", 1).await;
+        assert_eq!(find(&mut client, "g").await, (0, 1));
+        assert_eq!(committed(&host, &mut client, "g").await, Ok(-1));
+        assert_eq!(commit(&mut client, "g", 5).await, 0);
+        let request =
+            DeleteTopicsRequest { topic_names: vec!["t".into()], timeout_ms: 1_000, ..Default::default() };
+        assert_eq!(client.call(&request, 5).await.responses[0].error_code, 0);
+        client.create_topic("t", 1).await;
+        assert_eq!(committed(&host, &mut client, "g").await, Ok(-1));
+    });
+}
+
+#[test]
+fn a_commit_that_the_disk_has_no_room_for_is_refused_and_later_ones_go_on() {
+    let disk = Arc::new(MemoryDisk::default());
+    let small = disk.clone();
+    sim::run_on(1, disk, move |host| async move {
+        let running = start_with(&host, &few_partitions()).await.expect("starts");
+        let mut client = Client::connect(&host, &running);
+        client.create_topic("t", 1).await;
+        assert_eq!(find(&mut client, "g").await, (0, 1));
+        assert_eq!(committed(&host, &mut client, "g").await, Ok(-1));
+        assert_eq!(commit(&mut client, "g", 5).await, 0);
+        small.set_capacity_bytes(Some(0));
+        assert_ne!(commit(&mut client, "g", 6).await, 0);
+        small.set_capacity_bytes(None);
+        host.sleep_until(host.mono().plus_ms(1_000)).await;
+        assert_eq!(committed(&host, &mut client, "g").await, Ok(5));
+        assert_eq!(commit(&mut client, "g", 7).await, 0);
+        assert_eq!(committed(&host, &mut client, "g").await, Ok(7));
+    });
+}
