@@ -62,7 +62,7 @@ pub struct BrokerConfig {
     pub log_initial_task_delay_ms: u64,
     /// `transactional.id.expiration.ms`; not honoured yet.
     pub transactional_id_expiration_ms: i32,
-    /// `offsets.topic.*`; not honoured yet.
+    /// `offsets.topic.*`: as the topic is created.
     pub offsets_topic: InternalTopicConfig,
     /// `transaction.state.log.*`; not honoured yet.
     pub transaction_state_log: InternalTopicConfig,

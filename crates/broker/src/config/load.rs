@@ -256,6 +256,6 @@ mod tests {
             num.partitions=1\noffsets.topic.replication.factor=1\nlog.retention.hours=168\n";
         let loaded = load(&sources(file), None).expect("loads");
         assert_eq!(loaded.config.listeners.len(), 1);
-        assert_eq!(loaded.warnings.len(), 2, "{:?}", loaded.warnings);
+        assert_eq!(loaded.warnings.len(), 1, "{:?}", loaded.warnings);
     }
 }

@@ -11,8 +11,6 @@ use klamm_protocol::records::{
     BatchRewriter, RecordError as BatchRecordError, Scanned, StoredBatchError, scan_batches,
 };
 
-/// Bytes that are read at once. A batch may be larger.
-const READ_BYTES: u32 = 4 * 1024 * 1024;
 /// What one batch may expand to.
 const DECOMPRESSED_BYTES_MAX: usize = 256 * 1024 * 1024;
 
@@ -38,8 +36,11 @@ pub(super) struct Loaded<C> {
     pub(super) record_count: u64,
 }
 
-/// Replays all of `view`.
-pub(super) fn load<C: Coordinator + Default>(view: &PartitionView) -> Result<Loaded<C>, LoadError> {
+/// Replays all of `view`, about `buffer_bytes` at a time; a batch may be larger.
+pub(super) fn load<C: Coordinator + Default>(
+    view: &PartitionView,
+    buffer_bytes: u32,
+) -> Result<Loaded<C>, LoadError> {
     let mut machine = C::default();
     let mut rewriter = BatchRewriter::new();
     let mut record_count = 0;
@@ -47,7 +48,7 @@ pub(super) fn load<C: Coordinator + Default>(view: &PartitionView) -> Result<Loa
     let mut next = limits.log_start;
     while next < limits.end.offset {
         let mut corrupt = Vec::new();
-        let Some(region) = view.read_checked(next, limits.end, READ_BYTES, true, &mut corrupt)? else {
+        let Some(region) = view.read_checked(next, limits.end, buffer_bytes, true, &mut corrupt)? else {
             break;
         };
         let bytes = region.read()?;

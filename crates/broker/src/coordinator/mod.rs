@@ -62,6 +62,7 @@ struct World<H: Host, C: Coordinator> {
     image: Arc<ArcSwap<MetadataImage>>,
     settings: ArcSwap<C::Settings>,
     codec: Codec,
+    load_buffer_bytes: u32,
 }
 
 /// All shards of one internal topic.
@@ -82,12 +83,14 @@ where
         image: Arc<ArcSwap<MetadataImage>>,
         layers: &ConfigLayers,
     ) -> Self {
-        let codec = match layers.value("offsets.topic.compression.codec") {
-            Some(ConfigValue::Integer(number)) => shard::codec_of(number),
-            _ => Codec::None,
+        let number = |name| match layers.value(name) {
+            Some(ConfigValue::Integer(number)) => number,
+            _ => 0,
         };
+        let codec = shard::codec_of(number("offsets.topic.compression.codec"));
+        let load_buffer_bytes = u32::try_from(number("offsets.load.buffer.size")).unwrap_or(u32::MAX);
         let settings = ArcSwap::from_pointee(C::Settings::from(layers));
-        let world = Arc::new(World { host, image, settings, codec });
+        let world = Arc::new(World { host, image, settings, codec, load_buffer_bytes });
         Self { topic, world, shards: Mutex::default(), stop: watch::channel(false).0 }
     }
 

@@ -203,7 +203,9 @@ impl<H: Host, C: Coordinator + Default> Shard<H, C> {
         // What is answered from a load must not be lost any more.
         self.partition.committed(&self.world.host).await;
         let view = self.partition.view.clone();
-        let loaded = self.world.host.offload(Pool::ColdRead, move || loader::load::<C>(&view)).await;
+        let buffer_bytes = self.world.load_buffer_bytes;
+        let load = move || loader::load::<C>(&view, buffer_bytes);
+        let loaded = self.world.host.offload(Pool::ColdRead, load).await;
         let Loaded { machine, end, record_count } = match loaded {
             Ok(loaded) => loaded,
             Err(error) => {
