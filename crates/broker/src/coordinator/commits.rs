@@ -46,6 +46,12 @@ impl<R: Send> Commits<R> {
         inner.held.clear();
     }
 
+    /// Whether everything below `end` counts.
+    pub(super) fn is_committed(&self, end: Offset) -> bool {
+        let inner = self.locked();
+        !inner.has_failed && inner.committed >= end
+    }
+
     /// Sends `reply` once the log is committed up to `end`.
     pub(super) fn hold(&self, end: Offset, asker: Asker<R>, reply: R) {
         let mut inner = self.locked();

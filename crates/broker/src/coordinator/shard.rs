@@ -57,6 +57,8 @@ struct Active<C: Coordinator> {
     next_key: u64,
     /// Where the next record will lie.
     end: Offset,
+    /// Empty; kept for its room.
+    out: Outcome<C>,
 }
 
 impl<H: Host, C: Coordinator + Default> Shard<H, C> {
@@ -81,8 +83,7 @@ impl<H: Host, C: Coordinator + Default> Shard<H, C> {
 
     /// Decides on `command` now; the answer comes once everything it rests on is committed.
     pub(crate) async fn ask(&self, command: C::Command) -> Result<C::Reply, Unavailable> {
-        let (asker, answer) = oneshot::channel();
-        let dirty = {
+        let (dirty, answer) = {
             let mut state = self.locked();
             let active = match &mut *state {
                 State::Active(_) if self.commits.has_failed() => return Err(Unavailable::Loading),
@@ -92,10 +93,21 @@ impl<H: Host, C: Coordinator + Default> Shard<H, C> {
             };
             let key = ReplyKey(active.next_key);
             active.next_key += 1;
-            active.waiting.insert(key, asker);
-            let mut out = Outcome::default();
+            let mut out = std::mem::take(&mut active.out);
             self.with_context(|cx| active.machine.decide(cx, key, command, &mut out));
-            self.carry_out(active, out)
+            // A heartbeat, mostly: nothing to write, and nothing to wait for.
+            if out.records.is_empty()
+                && out.replies.len() == 1
+                && out.replies[0].0 == key
+                && self.commits.is_committed(active.end)
+            {
+                let reply = out.replies.pop().map(|(_, reply)| reply);
+                self.carry_out(active, out);
+                return reply.ok_or(Unavailable::Lost);
+            }
+            let (asker, answer) = oneshot::channel();
+            active.waiting.insert(key, asker);
+            (self.carry_out(active, out), answer)
         };
         // Behind the lock: it may flush here and now.
         if let Some(dir) = dirty {
@@ -220,8 +232,14 @@ impl<H: Host, C: Coordinator + Default> Shard<H, C> {
             topic = %self.partition.topic, partition = %self.partition.index, record_count,
             "a coordinator has loaded"
         );
-        let mut active =
-            Box::new(Active { machine, timers: Timers::new(), waiting: BTreeMap::new(), next_key: 0, end });
+        let mut active = Box::new(Active {
+            machine,
+            timers: Timers::new(),
+            waiting: BTreeMap::new(),
+            next_key: 0,
+            end,
+            out: Outcome::default(),
+        });
         let mut state = self.locked();
         if matches!(*state, State::Closed) {
             return false;
@@ -239,13 +257,27 @@ impl<H: Host, C: Coordinator + Default> Shard<H, C> {
     }
 
     /// Appends, applies, holds the answers back. Gives the directory that somebody waits for.
-    fn carry_out(&self, active: &mut Active<C>, out: Outcome<C>) -> Option<Arc<DirState>> {
-        let Outcome { records, is_divisible, transaction, replies, timers } = out;
-        let first_before = active.timers.next();
-        timers.into_iter().for_each(|op| active.timers.change(op));
-        if active.timers.next() != first_before {
-            self.changed.notify_one();
+    fn carry_out(&self, active: &mut Active<C>, mut out: Outcome<C>) -> Option<Arc<DirState>> {
+        if !out.timers.is_empty() {
+            let first_before = active.timers.next();
+            out.timers.drain(..).for_each(|op| active.timers.change(op));
+            if active.timers.next() != first_before {
+                self.changed.notify_one();
+            }
         }
+        let dirty = self.write(active, &mut out);
+        for (key, reply) in out.replies.drain(..) {
+            if let Some(asker) = active.waiting.remove(&key) {
+                self.commits.hold(active.end, asker, reply);
+            }
+        }
+        active.out = out;
+        dirty
+    }
+
+    fn write(&self, active: &mut Active<C>, out: &mut Outcome<C>) -> Option<Arc<DirState>> {
+        let (is_divisible, transaction) = (std::mem::take(&mut out.is_divisible), out.transaction.take());
+        let records = &mut out.records;
         let mut dirty = None;
         let builder = || {
             let builder = BatchBuilder::new().codec(self.world.codec);
@@ -262,6 +294,7 @@ impl<H: Host, C: Coordinator + Default> Shard<H, C> {
             if let Err(error) = push(&mut batch, record, now_ms) {
                 tracing::error!(%error, "a coordinator's record cannot be written: it loads again");
                 self.commits.fail();
+                records.clear();
                 return dirty;
             }
             active.end = active.end.plus(1);
@@ -270,14 +303,9 @@ impl<H: Host, C: Coordinator + Default> Shard<H, C> {
                 dirty = self.append(full, active.end).or(dirty);
             }
         }
-        for (offset, record) in (first.0..).zip(&records) {
+        for (offset, record) in (first.0..).zip(records.drain(..)) {
             let at = At { offset: Offset(offset), transaction: transaction.map(|(id, _)| id) };
-            active.machine.apply(at, record);
-        }
-        for (key, reply) in replies {
-            if let Some(asker) = active.waiting.remove(&key) {
-                self.commits.hold(active.end, asker, reply);
-            }
+            active.machine.apply(at, &record);
         }
         dirty
     }
