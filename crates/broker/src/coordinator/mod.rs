@@ -123,8 +123,9 @@ where
             }
             known
         };
+        let delta = Arc::new(delta.clone());
         for shard in known {
-            shard.follow_image(delta);
+            shard.follow_image(delta.clone());
         }
     }
 

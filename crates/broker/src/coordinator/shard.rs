@@ -1,13 +1,14 @@
 //! One partition of an internal topic with the machine that it is the memory of.
 //!
-//! Whoever asks decides on its own thread: under the shard's lock the machine decides, its records
-//! are appended and applied, its answers are held back until they are committed. The lock is held
-//! for no wait and no flush. The shard's task loads, fires timers and loads again after a failure.
+//! Whoever asks takes the machine's role, if it is free, and decides on its own thread: records are
+//! appended and applied, answers held back until they are committed. Who comes meanwhile leaves its
+//! command in the queue and goes away: nobody waits for a machine on a network worker, because an
+//! append may be slow. The shard's task loads, fires timers and loads again after a failure.
 //!
-//! **Invariants:** records are applied in the order of the log; nothing is decided while a load is
-//! due; every asker gets an answer or [`Unavailable`].
+//! **Invariants:** at most one thread has the machine; records are applied in the order of the log;
+//! nothing is decided once a load is due; every asker gets an answer or [`Unavailable`].
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use klamm_cluster::image::MetadataDelta;
@@ -30,24 +31,49 @@ use crate::partition::{Append, AppendGroup, Partition, Ticket};
 
 /// How long after a failure the next load is tried.
 const RELOAD_MS: u64 = 500;
-/// Timers that fire under one hold of the lock.
+/// Timers that fire in one turn.
 const TIMERS_PER_TURN_MAX: usize = 64;
+/// Rounds that an asker does for others before a task of its own takes over.
+const ROUNDS_MAX: usize = 4;
 /// Bytes of records in one batch, where they may be divided.
 const BATCH_BYTES: usize = 512 * 1024;
+
+type Answer<C> = oneshot::Receiver<Result<<C as Coordinator>::Reply, Unavailable>>;
 
 /// A partition's coordinator.
 pub(crate) struct Shard<H: Host, C: Coordinator> {
     world: Arc<World<H, C>>,
     pub(super) partition: Arc<Partition>,
-    state: Mutex<State<C>>,
+    inner: Mutex<Inner<C>>,
     commits: Arc<Commits<C::Reply>>,
     changed: Arc<Notify>,
 }
 
-enum State<C: Coordinator> {
+struct Inner<C: Coordinator> {
+    role: Role<C>,
+    /// For who has the role.
+    queue: VecDeque<Work<C>>,
+}
+
+enum Role<C: Coordinator> {
     Loading,
-    Active(Box<Active<C>>),
+    Free(Box<Active<C>>),
+    Taken,
     Closed,
+}
+
+/// What became of a command.
+enum Taken<C: Coordinator> {
+    /// The asker has the role.
+    Role(Box<Active<C>>, C::Command),
+    /// Who has it will answer.
+    Queued(Answer<C>),
+}
+
+enum Work<C: Coordinator> {
+    Command(C::Command, Asker<C::Reply>),
+    Timers,
+    Image(Arc<MetadataDelta>),
 }
 
 struct Active<C: Coordinator> {
@@ -61,6 +87,35 @@ struct Active<C: Coordinator> {
     out: Outcome<C>,
 }
 
+impl<C: Coordinator> Active<C> {
+    fn draw_key(&mut self) -> ReplyKey {
+        self.next_key += 1;
+        ReplyKey(self.next_key)
+    }
+}
+
+/// Held by who has the role. Should a machine panic, the log still has all that it said.
+struct RoleGuard<'a, H: Host, C: Coordinator>(&'a Shard<H, C>);
+
+impl<H: Host, C: Coordinator> Drop for RoleGuard<'_, H, C> {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            self.0.commits.fail();
+            let mut inner = self.0.locked();
+            inner.queue.clear();
+            if !matches!(inner.role, Role::Closed) {
+                inner.role = Role::Loading;
+            }
+        }
+    }
+}
+
+impl<H: Host, C: Coordinator> Shard<H, C> {
+    fn locked(&self) -> MutexGuard<'_, Inner<C>> {
+        self.inner.lock().expect("nothing panics while the role changes hands")
+    }
+}
+
 impl<H: Host, C: Coordinator + Default> Shard<H, C> {
     /// A shard that loads.
     pub(super) fn start(
@@ -71,7 +126,7 @@ impl<H: Host, C: Coordinator + Default> Shard<H, C> {
         let changed = Arc::<Notify>::default();
         let shard = Arc::new(Self {
             partition,
-            state: Mutex::new(State::Loading),
+            inner: Mutex::new(Inner { role: Role::Loading, queue: VecDeque::new() }),
             commits: Arc::new(Commits::new(changed.clone())),
             changed,
             world,
@@ -81,132 +136,228 @@ impl<H: Host, C: Coordinator + Default> Shard<H, C> {
         shard
     }
 
-    /// Decides on `command` now; the answer comes once everything it rests on is committed.
-    pub(crate) async fn ask(&self, command: C::Command) -> Result<C::Reply, Unavailable> {
-        let (dirty, answer) = {
-            let mut state = self.locked();
-            let active = match &mut *state {
-                State::Active(_) if self.commits.has_failed() => return Err(Unavailable::Loading),
-                State::Active(active) => active,
-                State::Loading => return Err(Unavailable::Loading),
-                State::Closed => return Err(Unavailable::Lost),
-            };
-            let key = ReplyKey(active.next_key);
-            active.next_key += 1;
-            let mut out = std::mem::take(&mut active.out);
-            self.with_context(|cx| active.machine.decide(cx, key, command, &mut out));
-            // A heartbeat, mostly: nothing to write, and nothing to wait for.
-            if out.records.is_empty()
-                && out.replies.len() == 1
-                && out.replies[0].0 == key
-                && self.commits.is_committed(active.end)
-            {
-                let reply = out.replies.pop().map(|(_, reply)| reply);
-                self.carry_out(active, out);
-                return reply.ok_or(Unavailable::Lost);
-            }
-            let (asker, answer) = oneshot::channel();
-            active.waiting.insert(key, asker);
-            (self.carry_out(active, out), answer)
+    /// Decides on `command`, here and now if nobody else is at it; the answer comes once everything it
+    /// rests on is committed.
+    pub(crate) async fn ask(self: &Arc<Self>, command: C::Command) -> Result<C::Reply, Unavailable> {
+        let answer = match self.take_or_queue(command)? {
+            Taken::Queued(answer) => answer,
+            Taken::Role(active, command) => match self.decide_now(active, command) {
+                Ok(reply) => return Ok(reply),
+                Err(answer) => answer,
+            },
         };
-        // Behind the lock: it may flush here and now.
-        if let Some(dir) = dirty {
-            dir.commit(&self.world.host);
-        }
         answer.await.unwrap_or(Err(Unavailable::Lost))
     }
 
-    /// The metadata has changed.
-    pub(super) fn follow_image(&self, delta: &MetadataDelta) {
-        let dirty = match &mut *self.locked() {
-            State::Active(active) if !self.commits.has_failed() => {
-                let mut out = Outcome::default();
-                self.with_context(|cx| active.machine.follow_image(cx, delta, &mut out));
-                self.carry_out(active, out)
+    fn take_or_queue(&self, command: C::Command) -> Result<Taken<C>, Unavailable> {
+        let mut inner = self.locked();
+        match std::mem::replace(&mut inner.role, Role::Taken) {
+            Role::Free(active) if !self.commits.has_failed() => Ok(Taken::Role(active, command)),
+            Role::Taken => {
+                let (asker, answer) = oneshot::channel();
+                inner.queue.push_back(Work::Command(command, asker));
+                Ok(Taken::Queued(answer))
             }
-            _ => None,
-        };
-        if let Some(dir) = dirty {
-            dir.want_round();
+            other => {
+                let is_closed = matches!(other, Role::Closed);
+                inner.role = other;
+                Err(if is_closed { Unavailable::Lost } else { Unavailable::Loading })
+            }
         }
+    }
+
+    /// Decides with the role, and gives it on. The reply, if it may leave at once.
+    fn decide_now(
+        self: &Arc<Self>,
+        mut active: Box<Active<C>>,
+        command: C::Command,
+    ) -> Result<C::Reply, Answer<C>> {
+        let guard = RoleGuard(self);
+        let key = active.draw_key();
+        let mut out = std::mem::take(&mut active.out);
+        self.with_context(|cx| active.machine.decide(cx, key, command, &mut out));
+        // A heartbeat, mostly: nothing to write, and nothing to wait for.
+        let is_at_once = out.records.is_empty()
+            && matches!(&*out.replies, [(of, _)] if *of == key)
+            && self.commits.is_committed(active.end);
+        let now = if is_at_once { out.replies.pop() } else { None };
+        let (result, dirty) = match now {
+            Some((_, reply)) => (Ok(reply), self.carry_out(&mut active, out)),
+            None => {
+                let (asker, answer) = oneshot::channel();
+                active.waiting.insert(key, asker);
+                (Err(answer), self.carry_out(&mut active, out))
+            }
+        };
+        drop(guard);
+        self.give_back(active);
+        // Without the role: it may flush here and now.
+        if let Some(dir) = dirty {
+            dir.commit(&self.world.host);
+        }
+        result
+    }
+
+    /// The metadata has changed.
+    pub(super) fn follow_image(self: &Arc<Self>, delta: Arc<MetadataDelta>) {
+        self.leave(Work::Image(delta));
+    }
+
+    /// Leaves work to whoever has the role, or does it.
+    fn leave(self: &Arc<Self>, work: Work<C>) {
+        let active = {
+            let mut inner = self.locked();
+            match std::mem::replace(&mut inner.role, Role::Taken) {
+                Role::Free(active) => {
+                    inner.queue.push_back(work);
+                    active
+                }
+                Role::Taken => {
+                    inner.queue.push_back(work);
+                    return;
+                }
+                // A load sees the image and sets the timers anew.
+                other => {
+                    inner.role = other;
+                    return;
+                }
+            }
+        };
+        self.give_back(active);
+    }
+
+    /// Does what came meanwhile, then frees the role.
+    fn give_back(self: &Arc<Self>, mut active: Box<Active<C>>) {
+        for _ in 0..ROUNDS_MAX {
+            let round = {
+                let mut inner = self.locked();
+                if matches!(inner.role, Role::Closed) {
+                    return;
+                }
+                if self.commits.has_failed() {
+                    inner.role = Role::Loading;
+                    inner.queue.clear();
+                    drop(inner);
+                    self.changed.notify_one();
+                    return;
+                }
+                if inner.queue.is_empty() {
+                    inner.role = Role::Free(active);
+                    return;
+                }
+                std::mem::take(&mut inner.queue)
+            };
+            let _guard = RoleGuard(self);
+            let mut dirty = None;
+            for work in round {
+                dirty = self.work(&mut active, work).or(dirty);
+            }
+            if let Some(dir) = dirty {
+                dir.want_round();
+            }
+        }
+        // Others keep coming: this thread goes back to its own connection.
+        let shard = self.clone();
+        self.world.host.spawn("coordinator", async move {
+            tokio::task::yield_now().await;
+            shard.give_back(active);
+        });
+    }
+
+    fn work(&self, active: &mut Active<C>, work: Work<C>) -> Option<Arc<DirState>> {
+        if self.commits.has_failed() {
+            return None;
+        }
+        let mut out = std::mem::take(&mut active.out);
+        match work {
+            Work::Command(command, asker) => {
+                let key = active.draw_key();
+                active.waiting.insert(key, asker);
+                self.with_context(|cx| active.machine.decide(cx, key, command, &mut out));
+            }
+            Work::Image(delta) => {
+                self.with_context(|cx| active.machine.follow_image(cx, &delta, &mut out));
+            }
+            Work::Timers => {
+                active.out = out;
+                return self.fire(active);
+            }
+        }
+        self.carry_out(active, out)
+    }
+
+    fn fire(&self, active: &mut Active<C>) -> Option<Arc<DirState>> {
+        let now = self.world.host.mono();
+        let mut dirty = None;
+        for _ in 0..TIMERS_PER_TURN_MAX {
+            let Some(timer) = active.timers.take_due(now) else { break };
+            let mut out = std::mem::take(&mut active.out);
+            self.with_context(|cx| active.machine.expire(cx, timer, &mut out));
+            dirty = self.carry_out(active, out).or(dirty);
+            if self.commits.has_failed() {
+                break;
+            }
+        }
+        // The task sleeps until the next one.
+        self.changed.notify_one();
+        dirty
     }
 
     /// Answers nothing any more.
     pub(super) fn close(&self) {
-        *self.locked() = State::Closed;
+        let mut inner = self.locked();
+        inner.role = Role::Closed;
+        inner.queue.clear();
+        drop(inner);
         self.changed.notify_one();
     }
 
     async fn run(self: Arc<Self>, mut stop: watch::Receiver<bool>) {
-        while !*stop.borrow() {
-            if !self.load().await {
-                let host = &self.world.host;
+        let host = self.world.host.clone();
+        while !*stop.borrow() && !self.is_closed() {
+            if self.load().await {
+                self.serve(&mut stop).await;
+            } else {
                 tokio::select! { biased;
                     _ = stop.changed() => {}
                     () = host.sleep_until(host.mono().plus_ms(RELOAD_MS)) => {}
                 }
-                if self.is_closed() {
-                    return;
-                }
-                continue;
-            }
-            self.serve(&mut stop).await;
-            if self.is_closed() {
-                return;
             }
         }
         self.close();
     }
 
     /// Fires timers until a load is due or the shard ends.
-    async fn serve(&self, stop: &mut watch::Receiver<bool>) {
+    async fn serve(self: &Arc<Self>, stop: &mut watch::Receiver<bool>) {
+        let host = self.world.host.clone();
         loop {
-            let next = match &*self.locked() {
-                State::Active(active) => active.timers.next(),
-                State::Loading | State::Closed => return,
+            let at = {
+                let mut inner = self.locked();
+                match &inner.role {
+                    Role::Free(_) if self.commits.has_failed() => {
+                        inner.role = Role::Loading;
+                        return;
+                    }
+                    Role::Free(active) => active.timers.next(),
+                    // Who has it tells when a timer changes or a load is due.
+                    Role::Taken => None,
+                    Role::Loading | Role::Closed => return,
+                }
             };
-            if *stop.borrow() || self.commits.has_failed() {
+            if *stop.borrow() {
                 return;
             }
-            let host = &self.world.host;
-            let at = next.unwrap_or(MonoMs(u64::MAX));
             tokio::select! { biased;
                 _ = stop.changed() => {}
                 () = self.changed.notified() => {}
-                () = host.sleep_until(at) => self.fire(),
+                () = host.sleep_until(at.unwrap_or(MonoMs(u64::MAX))) => self.leave(Work::Timers),
             }
-        }
-    }
-
-    fn fire(&self) {
-        let now = self.world.host.mono();
-        let mut dirty = None;
-        if let State::Active(active) = &mut *self.locked() {
-            for _ in 0..TIMERS_PER_TURN_MAX {
-                if self.commits.has_failed() {
-                    break;
-                }
-                let Some(timer) = active.timers.take_due(now) else { break };
-                let mut out = Outcome::default();
-                self.with_context(|cx| active.machine.expire(cx, timer, &mut out));
-                dirty = self.carry_out(active, out).or(dirty);
-            }
-        }
-        if let Some(dir) = dirty {
-            dir.want_round();
         }
     }
 
     /// Replays the partition; false if it cannot be read now.
     async fn load(&self) -> bool {
-        {
-            let mut state = self.locked();
-            if matches!(*state, State::Closed) {
-                return false;
-            }
-            // Who waits for a later answer hears that there will be none.
-            *state = State::Loading;
-        }
+        // Who waits for a later answer hears that there will be none.
         self.commits.fail();
         // Behind every append that is under way.
         if self.partition.with_log(&self.world.host, |_| ()).await.is_none() {
@@ -217,8 +368,8 @@ impl<H: Host, C: Coordinator + Default> Shard<H, C> {
         let view = self.partition.view.clone();
         let buffer_bytes = self.world.load_buffer_bytes;
         let load = move || loader::load::<C>(&view, buffer_bytes);
-        let loaded = self.world.host.offload(Pool::ColdRead, load).await;
-        let Loaded { machine, end, record_count } = match loaded {
+        let Loaded { machine, end, record_count } = match self.world.host.offload(Pool::ColdRead, load).await
+        {
             Ok(loaded) => loaded,
             Err(error) => {
                 tracing::error!(
@@ -240,16 +391,17 @@ impl<H: Host, C: Coordinator + Default> Shard<H, C> {
             end,
             out: Outcome::default(),
         });
-        let mut state = self.locked();
-        if matches!(*state, State::Closed) {
-            return false;
-        }
         self.commits.begin(end);
         let mut out = Outcome::default();
         self.with_context(|cx| active.machine.loaded(cx, &mut out));
         let dirty = self.carry_out(&mut active, out);
-        *state = State::Active(active);
-        drop(state);
+        {
+            let mut inner = self.locked();
+            if matches!(inner.role, Role::Closed) {
+                return false;
+            }
+            inner.role = Role::Free(active);
+        }
         if let Some(dir) = dirty {
             dir.want_round();
         }
@@ -344,11 +496,7 @@ impl<H: Host, C: Coordinator + Default> Shard<H, C> {
     }
 
     fn is_closed(&self) -> bool {
-        matches!(*self.locked(), State::Closed)
-    }
-
-    fn locked(&self) -> MutexGuard<'_, State<C>> {
-        self.state.lock().expect("a machine does not panic")
+        matches!(self.locked().role, Role::Closed)
     }
 }
 
