@@ -178,7 +178,7 @@ pub enum GroupTimer {
 #[derive(Debug)]
 pub enum Group {
     /// Its members' leader assigns.
-    Classic(ClassicGroup),
+    Classic(Box<ClassicGroup>),
     /// The coordinator assigns (KIP-848).
     Consumer(ConsumerGroup),
     /// A share group (KIP-932): only its id is known here.

@@ -20,7 +20,7 @@ use klamm_protocol::messages::group_records::{OffsetCommitKey, OffsetCommitValue
 use klamm_protocol::wire::WireStr;
 
 use super::record::GroupRecord;
-use super::{Group, GroupCoordinator, GroupOutcome, classic::ClassicGroup};
+use super::{Group, GroupCoordinator, GroupOutcome};
 use crate::contract::At;
 use partition_map::PartitionMap;
 
@@ -177,7 +177,7 @@ impl GroupCoordinator {
             Some(value) => {
                 // Whoever only commits makes a group by it.
                 if !self.groups.contains_key(&*key.group) {
-                    self.groups.insert((&*key.group).into(), Group::Classic(ClassicGroup::default()));
+                    self.groups.insert((&*key.group).into(), Group::Classic(Box::default()));
                 }
                 self.offsets.put(at, key, value);
             }
