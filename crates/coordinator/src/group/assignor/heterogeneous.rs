@@ -3,7 +3,7 @@
 //! Members keep what they had. What is free goes to the subscriber with the least, topics with the most
 //! partitions a subscriber first, because later topics can even out what earlier ones could not. Then
 //! partitions move, topic by topic, until no member could take one from another that has more than one
-//! more; and what turns out to have moved in vain moves back.
+//! more. At last, what turns out to have moved without need moves back.
 //!
 //! It deliberately does not look for chains: with A and B subscribed to one topic and B and C to
 //! another, A 9, B 10 and C 11 is balanced. Kafka's assignor does not, either.
@@ -32,7 +32,8 @@ pub(super) fn assign(group: &GroupSpec) -> BTreeMap<Arc<str>, Assignment> {
     let mut work = WORK_MAX;
     loop {
         draft.balance(&mut work);
-        if work == 0 || !draft.move_back() {
+        let has_moved = draft.move_back() | draft.straighten();
+        if work == 0 || !has_moved {
             break;
         }
     }
@@ -179,13 +180,10 @@ impl Draft {
         true
     }
 
-    /// Moves back what balance does not need elsewhere: to a former owner with less, or against
-    /// another partition. Whether anything did.
+    /// Moves partitions back to former owners that have less than the owners. Whether any moved.
     fn move_back(&mut self) -> bool {
         let Self { topics, loads } = self;
         let mut has_moved = false;
-        // What is elsewhere, by where it was and where it is.
-        let mut elsewhere: BTreeMap<(usize, usize), Vec<&mut Partition>> = BTreeMap::new();
         for partition in topics.iter_mut().flat_map(|topic| &mut topic.partitions) {
             let (Some(former), Some(owner)) = (partition.former, partition.owner) else { continue };
             if loads[former] < loads[owner] {
@@ -193,17 +191,44 @@ impl Draft {
                 loads[owner] -= 1;
                 partition.owner = Some(former);
                 has_moved = true;
-            } else if former != owner {
-                elsewhere.entry((former, owner)).or_default().push(partition);
             }
         }
-        let pairs: Vec<(usize, usize)> = elsewhere.keys().filter(|(a, b)| a < b).copied().collect();
-        for (a, b) in pairs {
-            let there = elsewhere.remove(&(a, b)).unwrap_or_default();
-            let here = elsewhere.remove(&(b, a)).unwrap_or_default();
-            for (one, other) in there.into_iter().zip(here) {
-                one.owner = one.former;
-                other.owner = other.former;
+        has_moved
+    }
+
+    /// A member that lost a partition and gained another takes back the one, and the other goes
+    /// straight to who had the one, if it may: all loads stay. Whether any moved.
+    fn straighten(&mut self) -> bool {
+        let topics = &mut self.topics;
+        let mut lost: Vec<(usize, usize, usize)> = Vec::new();
+        let mut gained: BTreeMap<(usize, usize), Vec<usize>> = BTreeMap::new();
+        for (at, topic) in topics.iter().enumerate() {
+            for (index, partition) in topic.partitions.iter().enumerate() {
+                let Some(owner) = partition.owner.filter(|_| partition.has_moved()) else { continue };
+                gained.entry((owner, at)).or_default().push(index);
+                lost.extend(partition.former.map(|former| (former, at, index)));
+            }
+        }
+
+        let mut has_moved = false;
+        for (member, at, index) in lost {
+            let Some(other) = topics[at].partitions[index].owner.filter(|owner| *owner != member) else {
+                continue;
+            };
+            let mut of_member = gained.range_mut((member, 0)..=(member, usize::MAX));
+            let found = of_member.find_map(|((_, gained_at), indexes)| {
+                let Topic { subscribers, partitions, .. } = &topics[*gained_at];
+                subscribers.binary_search(&other).ok()?;
+                // Some may have gone on since.
+                indexes.retain(|index| partitions[*index].owner == Some(member));
+                Some((*gained_at, indexes.pop()?))
+            });
+            if let Some((gained_at, gained_index)) = found {
+                topics[at].partitions[index].owner = Some(member);
+                topics[gained_at].partitions[gained_index].owner = Some(other);
+                if topics[gained_at].partitions[gained_index].has_moved() {
+                    gained.entry((other, gained_at)).or_default().push(gained_index);
+                }
                 has_moved = true;
             }
         }

@@ -114,4 +114,6 @@ fn partition_id(index: usize) -> i32 {
 }
 
 #[cfg(test)]
+mod properties;
+#[cfg(test)]
 mod tests;
