@@ -17,6 +17,7 @@ use super::{
     layers::{ConfigLayers, Values},
     value::{ConfigValue, parse_value},
 };
+use crate::image::ConfigValues;
 
 /// Checks the dynamic configs of one broker, or of all brokers where `per_broker` is false.
 pub fn validate_broker_configs(
@@ -155,6 +156,18 @@ pub fn validate_group_configs(configs: &Values, layers: &ConfigLayers) -> Result
         }
     }
     Ok(())
+}
+
+/// What a group's own configs say under a key with a number, within the bounds that the broker's configs set by now;
+/// `None` if they say nothing.
+pub fn group_number(configs: &ConfigValues, name: &str, layers: &ConfigLayers) -> Option<i64> {
+    let definition = group_definitions().get(name)?;
+    let own = parse_value(definition, configs.get(name)?).ok()?.as_integer()?;
+    let limit = |name: &str| layers.value(name).as_ref().and_then(ConfigValue::as_integer);
+    let (min, max) =
+        GROUP_BOUNDS.iter().find(|(key, ..)| *key == name).map_or(("", ""), |(_, min, max)| (*min, *max));
+    let own = limit(max).map_or(own, |max| own.min(max));
+    Some(limit(min).map_or(own, |min| own.max(min)))
 }
 
 /// A group's key, and the broker's keys for its smallest and largest value (empty: none).
@@ -324,6 +337,20 @@ mod tests {
             "Cannot update these configs at default cluster level, broker id must be specified: \
              [sasl.kerberos.min.time.before.relogin]"
         );
+    }
+
+    #[test]
+    fn a_groups_number_stays_within_the_brokers_bounds() {
+        let own = |text: &str| ConfigValues::unit("consumer.session.timeout.ms".into(), text.into());
+        let number = |configs: &ConfigValues| {
+            let layers = ConfigLayers::new(values(&[("group.consumer.max.session.timeout.ms", "50000")]));
+            group_number(configs, "consumer.session.timeout.ms", &layers)
+        };
+        assert_eq!(number(&own("46000")), Some(46_000));
+        assert_eq!(number(&own("1000")), Some(45_000));
+        assert_eq!(number(&own("60000")), Some(50_000));
+        assert_eq!(number(&own("soon")), None);
+        assert_eq!(number(&ConfigValues::new()), None);
     }
 
     #[test]

@@ -32,7 +32,8 @@ pub use self::{
         describe_client_metrics, describe_group, describe_topic,
     },
     dynamic::{
-        validate_broker_configs, validate_client_metrics_configs, validate_group_configs, validate_log_times,
+        group_number, validate_broker_configs, validate_client_metrics_configs, validate_group_configs,
+        validate_log_times,
     },
     layers::ConfigLayers,
     nearest::nearest_key,

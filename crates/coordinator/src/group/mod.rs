@@ -42,7 +42,7 @@ use klamm_protocol::wire::WireStr;
 
 use crate::contract::{At, Coordinator, Ctx, Outcome, ReplyKey};
 use classic::{ClassicGroup, ClassicTimer};
-use consumer::{ConsumerGroup, ConsumerTimer};
+use consumer::{ConsumerGroup, ConsumerTimer, Topics};
 use offsets::Offsets;
 use record::GroupRecord;
 use settings::GroupSettings;
@@ -180,7 +180,7 @@ pub enum Group {
     /// Its members' leader assigns.
     Classic(Box<ClassicGroup>),
     /// The coordinator assigns (KIP-848).
-    Consumer(ConsumerGroup),
+    Consumer(Box<ConsumerGroup>),
     /// A share group (KIP-932): only its id is known here.
     Share,
     /// A streams group (KIP-1071): only its id is known here.
@@ -192,6 +192,7 @@ pub enum Group {
 pub struct GroupCoordinator {
     groups: BTreeMap<Arc<str>, Group>,
     offsets: Offsets,
+    topics: Topics,
 }
 
 impl Coordinator for GroupCoordinator {

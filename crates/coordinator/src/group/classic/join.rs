@@ -84,7 +84,7 @@ impl GroupCoordinator {
         match self.groups.get(id) {
             Some(Group::Classic(_)) => {}
             Some(Group::Consumer(group)) if !group.is_empty() => {
-                return refuse("", ErrorCode::InconsistentGroupProtocol);
+                return self.join_consumer_group(cx, key, request, version, client, out);
             }
             Some(Group::Share | Group::Streams) => return refuse("", ErrorCode::InconsistentGroupProtocol),
             // Whoever has an id got it from a group that is not there any more.

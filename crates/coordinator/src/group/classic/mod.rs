@@ -17,6 +17,7 @@ mod describe;
 mod join;
 mod member;
 mod membership;
+mod migration;
 mod rebalance;
 mod record;
 mod session;
@@ -32,6 +33,8 @@ use klamm_protocol::time::MonoMs;
 use super::offsets::{Committer, Expiration};
 use super::record::GroupRecord;
 use super::{Group, GroupCoordinator, GroupCtx, GroupOutcome, GroupTimer};
+pub(super) use migration::Takeover;
+
 use member::{Member, text, unsigned};
 use rebalance::InitialRebalance;
 

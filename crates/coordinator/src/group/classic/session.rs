@@ -12,7 +12,7 @@ use klamm_protocol::messages::leave_group::{
 };
 
 use super::{ClassicGroup, State, Turn};
-use crate::group::{GroupCoordinator, GroupCtx, GroupOutcome};
+use crate::group::{Group, GroupCoordinator, GroupCtx, GroupOutcome};
 
 impl GroupCoordinator {
     pub(in crate::group) fn heartbeat(
@@ -23,6 +23,8 @@ impl GroupCoordinator {
     ) -> HeartbeatResponse {
         let error = if request.group_id.is_empty() {
             ErrorCode::InvalidGroupId
+        } else if let Some(Group::Consumer(_)) = self.groups.get(&*request.group_id) {
+            return self.heartbeat_consumer_group(cx, request, out);
         } else if let Some((id, group)) = self.classic(&request.group_id) {
             group.heartbeat(&mut Turn { cx, id: &id, out }, request)
         } else {
@@ -40,6 +42,9 @@ impl GroupCoordinator {
         if request.group_id.is_empty() {
             let error_code = ErrorCode::InvalidGroupId.code();
             return LeaveGroupResponse { error_code, ..Default::default() };
+        }
+        if let Some(Group::Consumer(_)) = self.groups.get(&*request.group_id) {
+            return self.leave_consumer_group(cx, request, out);
         }
         let errors = match self.classic(&request.group_id) {
             Some((id, group)) => group.leave(&mut Turn { cx, id: &id, out }, &request.members),

@@ -15,7 +15,7 @@ use klamm_protocol::wire::WireStr;
 use super::record::group_record;
 use super::{ClassicGroup, ClassicTimer, State, Turn};
 use crate::contract::ReplyKey;
-use crate::group::{GroupCoordinator, GroupCtx, GroupOutcome, GroupReply};
+use crate::group::{Group, GroupCoordinator, GroupCtx, GroupOutcome, GroupReply};
 
 impl GroupCoordinator {
     pub(in crate::group) fn sync_group(
@@ -27,6 +27,8 @@ impl GroupCoordinator {
     ) {
         let result = if request.group_id.is_empty() {
             Err(ErrorCode::InvalidGroupId)
+        } else if let Some(Group::Consumer(_)) = self.groups.get(&*request.group_id) {
+            return self.sync_consumer_group(cx, key, request, out);
         } else if let Some((id, group)) = self.classic(&request.group_id) {
             group.sync(&mut Turn { cx, id: &id, out }, key, request)
         } else {
