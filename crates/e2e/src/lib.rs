@@ -16,6 +16,7 @@ pub mod java;
 pub mod kafka;
 pub mod pages;
 pub mod process;
+pub mod python;
 pub mod raw;
 pub mod skip;
 pub mod wait;
