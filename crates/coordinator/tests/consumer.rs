@@ -1,87 +1,20 @@
 //! Conversations with a consumer group (KIP-848): what members say, which records follow, what they are told.
 
+mod consumer_client;
 mod world;
 
+use consumer_client::{beat, describe, error_of, join, of_instance, owning, say, say_in, text, world};
 use insta::assert_snapshot;
 use klamm_cluster::image::ConfigResourceType;
 use klamm_cluster::record::MetadataRecord;
-use klamm_coordinator::group::{GroupCommand, GroupReply};
+use klamm_coordinator::group::{GroupCommand, GroupTimer};
 use klamm_protocol::error_code::ErrorCode;
-use klamm_protocol::ids::TopicId;
-use klamm_protocol::messages::consumer_group_heartbeat::{
-    ConsumerGroupHeartbeatRequest, ConsumerGroupHeartbeatResponse, RequestTopicPartitions,
-};
+use klamm_protocol::messages::consumer_group_heartbeat::ConsumerGroupHeartbeatRequest;
 use klamm_protocol::messages::group_records::{
     ConsumerGroupPartitionMetadataKey, ConsumerGroupPartitionMetadataValue,
 };
 use klamm_protocol::messages::metadata_records::ConfigRecord;
-use klamm_protocol::wire::WireStr;
-use world::{World, client};
-
-/// Assignments are computed at once.
-fn world() -> World {
-    World::with_configs(&[("group.consumer.assignment.interval.ms", "0")])
-}
-
-fn text(text: &str) -> WireStr {
-    WireStr::from(text.to_owned())
-}
-
-/// A member that joins with topics by name.
-fn join(member_id: &str, topics: &[&str]) -> ConsumerGroupHeartbeatRequest {
-    ConsumerGroupHeartbeatRequest {
-        group_id: text("g"),
-        member_id: text(member_id),
-        rebalance_timeout_ms: 60_000,
-        subscribed_topic_names: Some(topics.iter().map(|name| text(name)).collect()),
-        topic_partitions: Some(Vec::new()),
-        ..Default::default()
-    }
-}
-
-/// A heartbeat that says nothing new.
-fn beat(member_id: &str, member_epoch: i32) -> ConsumerGroupHeartbeatRequest {
-    ConsumerGroupHeartbeatRequest {
-        group_id: text("g"),
-        member_id: text(member_id),
-        member_epoch,
-        ..Default::default()
-    }
-}
-
-/// A heartbeat that says what the member has.
-fn owning(member_id: &str, member_epoch: i32, owned: &[(TopicId, &[i32])]) -> ConsumerGroupHeartbeatRequest {
-    let owned = owned.iter().map(|(topic, partitions)| RequestTopicPartitions {
-        topic_id: topic.0,
-        partitions: partitions.to_vec(),
-    });
-    ConsumerGroupHeartbeatRequest { topic_partitions: Some(owned.collect()), ..beat(member_id, member_epoch) }
-}
-
-fn of_instance(instance_id: &str, request: ConsumerGroupHeartbeatRequest) -> ConsumerGroupHeartbeatRequest {
-    ConsumerGroupHeartbeatRequest { instance_id: Some(text(instance_id)), ..request }
-}
-
-fn say(world: &mut World, request: ConsumerGroupHeartbeatRequest) -> ConsumerGroupHeartbeatResponse {
-    say_in(world, 1, request)
-}
-
-fn say_in(
-    world: &mut World,
-    version: i16,
-    request: ConsumerGroupHeartbeatRequest,
-) -> ConsumerGroupHeartbeatResponse {
-    let command = GroupCommand::ConsumerGroupHeartbeat { request, version, client: client("c") };
-    match world.call(command) {
-        GroupReply::ConsumerGroupHeartbeat(response) => response,
-        other => panic!("{other:?}"),
-    }
-}
-
-fn error_of(response: &ConsumerGroupHeartbeatResponse) -> (ErrorCode, String) {
-    let message = response.error_message.as_ref().map(ToString::to_string).unwrap_or_default();
-    (ErrorCode::from_code(response.error_code).unwrap(), message)
-}
+use world::World;
 
 #[test]
 fn a_member_joins_and_another_takes_half_of_it() {
@@ -282,9 +215,7 @@ fn who_is_silent_is_fenced() {
     world.take_transcript();
     world.advance(45_000);
     assert_snapshot!(world.take_transcript());
-    assert!(
-        world.timers.keys().all(|timer| !matches!(timer, klamm_coordinator::group::GroupTimer::Consumer(..)))
-    );
+    assert!(world.timers.keys().all(|timer| !matches!(timer, GroupTimer::Consumer(..))));
 }
 
 #[test]
@@ -371,14 +302,7 @@ fn members_choose_the_assignor_by_majority() {
         server_assignor: Some(text(assignor)),
         ..join(member_id, &["t"])
     };
-    let assignor = |world: &mut World| {
-        let GroupReply::ConsumerGroupDescribe(groups) =
-            world.call(GroupCommand::ConsumerGroupDescribe(vec![text("g")]))
-        else {
-            panic!("another reply")
-        };
-        groups[0].assignor_name.to_string()
-    };
+    let assignor = |world: &mut World| describe(world).assignor_name.to_string();
     say(&mut world, join("a", &["t"]));
     assert_eq!(assignor(&mut world), "uniform");
     say(&mut world, asking("b", "range"));
@@ -439,8 +363,4 @@ fn what_kafka_4_0_kept_of_topics_goes_with_the_next_change() {
     say(&mut world, beat("a", 2));
     say(&mut world, beat("a", 2));
     assert_snapshot!(world.take_transcript());
-}
-
-fn describe(world: &mut World) -> GroupReply {
-    world.call(GroupCommand::ConsumerGroupDescribe(vec![text("g")]))
 }
