@@ -21,15 +21,19 @@ use klamm_protocol::ids::TopicId;
 
 use super::{Assignment, GroupSpec, partition_id};
 
-/// How many subscribers and partitions are looked at while balancing, about a tenth of a second. Usual
-/// groups need a few looks at each of them. Only long chains of topics whose subscribers overlap need
-/// more than this; they stay less balanced than they could be until the next assignment goes on.
+/// How many subscribers and partitions are looked at while balancing: some tenths of a second at most.
+/// Usual groups need a few looks at each of them. Only long chains of large topics whose subscribers
+/// overlap need more; they stay less balanced than they could be until the next assignment goes on.
 const WORK_MAX: usize = 20_000_000;
 
 pub(super) fn assign(group: &GroupSpec) -> BTreeMap<Arc<str>, Assignment> {
+    assign_within(group, WORK_MAX)
+}
+
+/// The same with another bound.
+pub(super) fn assign_within(group: &GroupSpec, mut work: usize) -> BTreeMap<Arc<str>, Assignment> {
     let mut draft = Draft::new(group);
     draft.hand_out();
-    let mut work = WORK_MAX;
     loop {
         draft.balance(&mut work);
         let has_moved = draft.move_back() | draft.straighten();

@@ -220,6 +220,9 @@ fn assign(group: &mut GroupSpec) {
         check_stickiness(group, &other);
     }
     assert_eq!(Assignor::Uniform.assign(&unshared(group)), assigned);
+    for work in [0, 50] {
+        check_validity(group, &heterogeneous::assign_within(group, work));
+    }
 
     for (id, member) in &mut group.members {
         member.assigned = assigned[id].clone();
