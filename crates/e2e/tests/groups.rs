@@ -14,7 +14,9 @@ use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-const LINES: usize = 30_000;
+/// Lines between two looks at the members.
+const FEW: usize = 120;
+const MANY: usize = 10_000;
 const PARTITIONS: i32 = 12;
 const LIMIT: Duration = Duration::from_secs(180);
 const LOOK_INTERVAL: Duration = Duration::from_millis(200);
@@ -132,25 +134,22 @@ fn every_line_is_processed_while_members_come_and_go() {
     let with = Libraries { tools, kcat, python, bootstrap: broker.bootstrap(), topic, group };
     let mut members = vec![with.kcat(), with.kcat(), with.java(), with.java(), with.python(), with.python()];
 
-    let lines = numbered_lines();
-    let producer: BaseProducer =
-        clients::config(&with.bootstrap).set("enable.idempotence", "true").create().expect("a producer");
-    let (first, rest) = lines.split_at(LINES / 3);
-    let (second, third) = rest.split_at(LINES / 3);
-    send(&producer, &with.topic, first);
+    let mut file = File::open(&with);
     // Every library has its part before the first member dies.
-    wait::until_by(Instant::now() + LIMIT, || {
-        members.iter().all(|member| !member.lines.text().is_empty()).then_some(())
-    })
-    .expect("every member gets partitions");
+    file.send_until(|| members.iter().all(|member| !member.lines.text().is_empty()), "all have read");
     for doomed in [0, 2, 4] {
         members[doomed].kill();
     }
-    send(&producer, &with.topic, second);
+    file.send(MANY);
     members.extend([with.kcat(), with.java(), with.python()]);
+    file.send_until(
+        || members.iter().all(|member| !member.lines.text().is_empty()),
+        "the new ones have read",
+    );
     members[1].kill();
-    send(&producer, &with.topic, third);
+    file.send(MANY);
 
+    let lines = file.sent;
     let missing = || {
         let mut missing: BTreeSet<&str> = lines.iter().map(String::as_str).collect();
         for member in &members {
@@ -164,21 +163,48 @@ fn every_line_is_processed_while_members_come_and_go() {
         std::thread::sleep(LOOK_INTERVAL);
         (missing() == 0).then_some(())
     });
-    assert!(done.is_some(), "{} of {LINES} lines reached nobody", missing());
+    assert!(done.is_some(), "{} of {} lines reached nobody", missing(), lines.len());
 }
 
-/// Lines of a file that every machine has, each with its number.
-fn numbered_lines() -> Vec<String> {
-    let text = std::fs::read_to_string(binary::workspace_root().join("Cargo.lock")).expect("Cargo.lock");
-    text.lines().cycle().take(LINES).enumerate().map(|(number, line)| format!("{number} {line}")).collect()
+/// A file that every machine has, sent line by line, each with its number.
+struct File {
+    text: String,
+    producer: BaseProducer,
+    topic: String,
+    sent: Vec<String>,
 }
 
-/// Sends each line to the partition that its number names, and waits for all answers.
-fn send(producer: &BaseProducer, topic: &str, lines: &[String]) {
-    for line in lines {
-        let number: i32 = line.split(' ').next().and_then(|number| number.parse().ok()).expect("a number");
-        let record = BaseRecord::<(), _>::to(topic).partition(number % PARTITIONS).payload(line);
-        producer.send(record).map_err(|(error, _)| error).expect("room in the queue");
+impl File {
+    fn open(with: &Libraries) -> Self {
+        let mut config = clients::config(&with.bootstrap);
+        Self {
+            text: std::fs::read_to_string(binary::workspace_root().join("Cargo.lock")).expect("Cargo.lock"),
+            producer: config.set("enable.idempotence", "true").create().expect("a producer"),
+            topic: with.topic.clone(),
+            sent: Vec::new(),
+        }
     }
-    producer.flush(LIMIT).expect("every line is acknowledged");
+
+    /// Sends so many more lines, evenly over the partitions, and waits for all answers.
+    fn send(&mut self, count: usize) {
+        let begin = self.sent.len();
+        let numbered = self.text.lines().cycle().enumerate().skip(begin).take(count);
+        self.sent.extend(numbered.map(|(number, line)| format!("{number} {line}")));
+        for (number, line) in self.sent.iter().enumerate().skip(begin) {
+            let partition = i32::try_from(number % PARTITIONS as usize).expect("a partition");
+            let record = BaseRecord::<(), _>::to(&self.topic).partition(partition).payload(line);
+            self.producer.send(record).map_err(|(error, _)| error).expect("room in the queue");
+        }
+        self.producer.flush(LIMIT).expect("every line is acknowledged");
+    }
+
+    /// Goes on until what is awaited has happened: whoever joins late reads what comes then.
+    fn send_until(&mut self, mut has_happened: impl FnMut() -> bool, what: &str) {
+        let deadline = Instant::now() + LIMIT;
+        while !has_happened() {
+            assert!(Instant::now() < deadline, "waited {LIMIT:?} until {what}");
+            self.send(FEW);
+            std::thread::sleep(LOOK_INTERVAL);
+        }
+    }
 }
