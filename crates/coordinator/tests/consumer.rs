@@ -7,13 +7,17 @@ use consumer_client::{beat, describe, error_of, join, of_instance, owning, say, 
 use insta::assert_snapshot;
 use klamm_cluster::image::ConfigResourceType;
 use klamm_cluster::record::MetadataRecord;
-use klamm_coordinator::group::{GroupCommand, GroupTimer};
+use klamm_coordinator::group::{GroupCommand, GroupReply, GroupTimer};
 use klamm_protocol::error_code::ErrorCode;
 use klamm_protocol::messages::consumer_group_heartbeat::ConsumerGroupHeartbeatRequest;
 use klamm_protocol::messages::group_records::{
     ConsumerGroupPartitionMetadataKey, ConsumerGroupPartitionMetadataValue,
 };
 use klamm_protocol::messages::metadata_records::ConfigRecord;
+use klamm_protocol::messages::offset_commit::{
+    OffsetCommitRequest, OffsetCommitRequestPartition, OffsetCommitRequestTopic,
+};
+use klamm_protocol::messages::offset_fetch::OffsetFetchRequestGroup;
 use world::World;
 
 #[test]
@@ -363,4 +367,68 @@ fn what_kafka_4_0_kept_of_topics_goes_with_the_next_change() {
     say(&mut world, beat("a", 2));
     say(&mut world, beat("a", 2));
     assert_snapshot!(world.take_transcript());
+}
+
+#[test]
+fn commits_are_good_for_what_the_member_kept_since() {
+    let mut world = world();
+    let t = world.create_topic("t", 2);
+    let commit = |world: &mut World, member_id: &str, epoch: i32, partition: i32, version: i16| {
+        let partition = OffsetCommitRequestPartition { partition_index: partition, ..Default::default() };
+        let topic = OffsetCommitRequestTopic {
+            name: text("t"),
+            topic_id: t.0,
+            partitions: vec![partition],
+            ..Default::default()
+        };
+        let request = OffsetCommitRequest {
+            group_id: text("g"),
+            member_id: text(member_id),
+            generation_id_or_member_epoch: epoch,
+            topics: vec![topic],
+            ..Default::default()
+        };
+        match world.call(GroupCommand::OffsetCommit { request, version }) {
+            GroupReply::OffsetCommit(response) => {
+                ErrorCode::from_code(response.topics[0].partitions[0].error_code).unwrap()
+            }
+            other => panic!("{other:?}"),
+        }
+    };
+    say(&mut world, join("a", &["t"]));
+    say(&mut world, join("b", &["t"]));
+    say(&mut world, owning("a", 2, &[(t, &[0, 1])]));
+    // What it is about to give up it may still commit.
+    assert_eq!(commit(&mut world, "a", 2, 1, 10), ErrorCode::None);
+    assert_eq!(say(&mut world, owning("a", 2, &[(t, &[0])])).member_epoch, 3);
+    assert_eq!(commit(&mut world, "a", 3, 0, 10), ErrorCode::None);
+    assert_eq!(commit(&mut world, "a", 2, 0, 10), ErrorCode::None, "on its way when the epoch rose");
+    assert_eq!(commit(&mut world, "a", 2, 1, 10), ErrorCode::StaleMemberEpoch);
+    assert_eq!(commit(&mut world, "a", 1, 0, 10), ErrorCode::StaleMemberEpoch);
+    assert_eq!(commit(&mut world, "a", 4, 0, 10), ErrorCode::StaleMemberEpoch);
+    assert_eq!(commit(&mut world, "a", 3, 0, 8), ErrorCode::UnsupportedVersion);
+    assert_eq!(commit(&mut world, "nobody", 3, 0, 10), ErrorCode::UnknownMemberId);
+    assert_eq!(commit(&mut world, "", -1, 0, 10), ErrorCode::UnknownMemberId);
+    // What comes back is another one's until then.
+    say(&mut world, beat("b", -1));
+    assert_eq!(say(&mut world, beat("a", 3)).member_epoch, 4);
+    assert_eq!(commit(&mut world, "a", 3, 1, 10), ErrorCode::StaleMemberEpoch);
+    assert_eq!(commit(&mut world, "a", 3, 0, 10), ErrorCode::None);
+
+    let fetch = |world: &mut World, member_id: Option<&str>, member_epoch: i32| {
+        let member_id = member_id.map(text);
+        let group =
+            OffsetFetchRequestGroup { group_id: text("g"), member_id, member_epoch, ..Default::default() };
+        match world.call(GroupCommand::OffsetFetch { group, require_stable: false }) {
+            GroupReply::OffsetFetch(group) => ErrorCode::from_code(group.error_code).unwrap(),
+            other => panic!("{other:?}"),
+        }
+    };
+    assert_eq!(fetch(&mut world, None, -1), ErrorCode::None);
+    assert_eq!(fetch(&mut world, Some("a"), 4), ErrorCode::None);
+    assert_eq!(fetch(&mut world, Some("a"), 3), ErrorCode::StaleMemberEpoch);
+    assert_eq!(fetch(&mut world, Some("b"), 3), ErrorCode::UnknownMemberId);
+    // Of an empty group offsets are committed by whoever has no epoch.
+    say(&mut world, beat("a", -1));
+    assert_eq!(commit(&mut world, "", -1, 0, 10), ErrorCode::None);
 }
