@@ -12,23 +12,32 @@ mod alter_configs;
 mod alter_replica_log_dirs;
 mod api_versions;
 mod authorized;
+mod consumer_group_describe;
+mod consumer_group_heartbeat;
 mod coordinated;
 mod create_partitions;
 mod create_topics;
+mod delete_groups;
 mod delete_records;
 mod delete_topics;
 mod describe_cluster;
 mod describe_configs;
+mod describe_groups;
 mod describe_log_dirs;
 mod describe_topic_partitions;
 mod find_coordinator;
+mod heartbeat;
 mod init_producer_id;
+mod join_group;
+mod leave_group;
+mod list_groups;
 mod list_offsets;
 mod metadata;
 mod offset_commit;
 mod offset_delete;
 mod offset_fetch;
 mod offset_for_leader_epoch;
+mod sync_group;
 
 use std::future::Future;
 use std::net::SocketAddr;
@@ -52,6 +61,12 @@ pub(crate) const SERVED: &[ApiKey] = &[
     ApiKey::OffsetCommit,
     ApiKey::OffsetFetch,
     ApiKey::FindCoordinator,
+    ApiKey::JoinGroup,
+    ApiKey::Heartbeat,
+    ApiKey::LeaveGroup,
+    ApiKey::SyncGroup,
+    ApiKey::DescribeGroups,
+    ApiKey::ListGroups,
     ApiKey::ApiVersions,
     ApiKey::CreateTopics,
     ApiKey::DeleteTopics,
@@ -64,8 +79,11 @@ pub(crate) const SERVED: &[ApiKey] = &[
     ApiKey::DescribeLogDirs,
     ApiKey::CreatePartitions,
     ApiKey::IncrementalAlterConfigs,
+    ApiKey::DeleteGroups,
     ApiKey::OffsetDelete,
     ApiKey::DescribeCluster,
+    ApiKey::ConsumerGroupHeartbeat,
+    ApiKey::ConsumerGroupDescribe,
     ApiKey::DescribeTopicPartitions,
 ];
 
@@ -85,6 +103,15 @@ pub(crate) fn handle<H: Host>(broker: &Arc<Broker<H>>, context: &ConnectionConte
         ApiKey::OffsetFetch => offset_fetch::handle(broker, frame),
         ApiKey::OffsetDelete => offset_delete::handle(broker, frame),
         ApiKey::FindCoordinator => find_coordinator::handle(broker, listener, frame),
+        ApiKey::JoinGroup => join_group::handle(broker, context, frame),
+        ApiKey::Heartbeat => heartbeat::handle(broker, frame),
+        ApiKey::LeaveGroup => leave_group::handle(broker, frame),
+        ApiKey::SyncGroup => sync_group::handle(broker, frame),
+        ApiKey::DescribeGroups => describe_groups::handle(broker, frame),
+        ApiKey::ListGroups => list_groups::handle(broker, frame),
+        ApiKey::DeleteGroups => delete_groups::handle(broker, frame),
+        ApiKey::ConsumerGroupHeartbeat => consumer_group_heartbeat::handle(broker, context, frame),
+        ApiKey::ConsumerGroupDescribe => consumer_group_describe::handle(broker, frame),
         ApiKey::ApiVersions => api_versions::handle(broker, frame),
         ApiKey::CreateTopics => create_topics::handle(broker, frame),
         ApiKey::DeleteTopics => delete_topics::handle(broker, frame),

@@ -1,0 +1,45 @@
+//! ConsumerGroupHeartbeat, versions 0 and 1 (KIP-848): a member of a consumer group joins, lives, reports and leaves.
+//!
+//! - 1: a regular expression for topics, ids by the client.
+//!
+//! UNSUPPORTED_VERSION where `group.coordinator.rebalance.protocols` has no `consumer`; else the errors of the group
+//! (`klamm_coordinator::group::consumer`), and NOT_COORDINATOR or COORDINATOR_LOAD_IN_PROGRESS.
+
+use std::sync::Arc;
+
+use klamm_coordinator::group::{GroupCommand, GroupReply};
+use klamm_protocol::error_code::ErrorCode;
+use klamm_protocol::messages::consumer_group_heartbeat::{
+    ConsumerGroupHeartbeatRequest, ConsumerGroupHeartbeatResponse,
+};
+
+use super::coordinated::{ask, client};
+use super::{ConnectionContext, Frame, Handled};
+use crate::broker::Broker;
+use crate::host::Host;
+
+pub(crate) fn handle<H: Host>(
+    broker: &Arc<Broker<H>>,
+    context: &ConnectionContext,
+    mut frame: Frame,
+) -> Handled {
+    let request: ConsumerGroupHeartbeatRequest = match frame.decode() {
+        Ok(request) => request,
+        Err(reason) => return Handled::Close(reason),
+    };
+    let (meta, client, broker) = (frame.meta(), client(context, &frame), broker.clone());
+    let failed =
+        |error: ErrorCode| ConsumerGroupHeartbeatResponse { error_code: error.code(), ..Default::default() };
+    if !broker.groups.settings().serves_consumer_groups {
+        return meta.reply(&failed(ErrorCode::UnsupportedVersion));
+    }
+    let group_id = request.group_id.clone();
+    Handled::Later(Box::pin(async move {
+        let command = GroupCommand::ConsumerGroupHeartbeat { request, version: meta.version, client };
+        meta.reply(&match ask(&broker, &group_id, command).await {
+            Ok(GroupReply::ConsumerGroupHeartbeat(response)) => response,
+            Ok(other) => unreachable!("{other:?} answers ConsumerGroupHeartbeat"),
+            Err(error) => failed(error),
+        })
+    }))
+}

@@ -1,0 +1,45 @@
+//! DeleteGroups, versions 0 to 2: groups without members, and their offsets.
+//!
+//! NON_EMPTY_GROUP with members, GROUP_ID_NOT_FOUND where there is none, INVALID_GROUP_ID for an empty id.
+
+use std::sync::Arc;
+
+use klamm_coordinator::group::{GroupCommand, GroupReply};
+use klamm_protocol::error_code::ErrorCode;
+use klamm_protocol::messages::delete_groups::{
+    DeletableGroupResult, DeleteGroupsRequest, DeleteGroupsResponse,
+};
+
+use super::coordinated::ask;
+use super::{Frame, Handled};
+use crate::broker::Broker;
+use crate::host::Host;
+
+pub(crate) fn handle<H: Host>(broker: &Arc<Broker<H>>, mut frame: Frame) -> Handled {
+    let mut request: DeleteGroupsRequest = match frame.decode() {
+        Ok(request) => request,
+        Err(reason) => return Handled::Close(reason),
+    };
+    let (meta, broker) = (frame.meta(), broker.clone());
+    request.groups_names.sort();
+    request.groups_names.dedup();
+    Handled::Later(Box::pin(async move {
+        let mut results = Vec::with_capacity(request.groups_names.len());
+        for group_id in request.groups_names {
+            let answer = match group_id.is_empty() {
+                true => Err(ErrorCode::InvalidGroupId),
+                false => ask(&broker, &group_id, GroupCommand::DeleteGroups(vec![group_id.clone()])).await,
+            };
+            match answer {
+                Ok(GroupReply::DeleteGroups(deleted)) => results.extend(deleted),
+                Ok(other) => unreachable!("{other:?} answers DeleteGroups"),
+                Err(error) => results.push(DeletableGroupResult {
+                    group_id,
+                    error_code: error.code(),
+                    ..Default::default()
+                }),
+            }
+        }
+        meta.reply(&DeleteGroupsResponse { results, ..Default::default() })
+    }))
+}
