@@ -31,12 +31,16 @@ const PEACE_MS: u64 = 500_000;
 enum Op {
     Start(usize),
     Kill(usize),
+    /// Dies and starts again before anybody notices.
+    Restart(usize),
     Leave(usize),
     Pause(usize, u64),
     Disconnect(usize),
     Resubscribe(usize),
     Commit(usize),
-    Crash { compacts: bool },
+    Crash {
+        compacts: bool,
+    },
     Advance(u64),
 }
 
@@ -45,6 +49,7 @@ fn op() -> impl Strategy<Value = Op> {
     prop_oneof![
         5 => client.clone().prop_map(Op::Start),
         2 => client.clone().prop_map(Op::Kill),
+        3 => client.clone().prop_map(Op::Restart),
         1 => client.clone().prop_map(Op::Leave),
         2 => (client.clone(), 1_000..30_000u64).prop_map(|(client, ms)| Op::Pause(client, ms)),
         1 => client.clone().prop_map(Op::Disconnect),
@@ -85,7 +90,7 @@ impl Client {
     fn new(index: usize) -> Self {
         Self {
             name: format!("c{index}"),
-            instance_id: (index % 3 == 0).then(|| format!("i{index}")),
+            instance_id: (index % 2 == 0).then(|| format!("i{index}")),
             version: if index == 1 { 3 } else { 9 },
             phase: Phase::Out,
             id: String::new(),
@@ -142,6 +147,7 @@ impl Simulation {
         match *op {
             Op::Start(index) if self.clients[index].is_out() => self.clients[index].start(),
             Op::Kill(index) => self.clients[index].phase = Phase::Out,
+            Op::Restart(index) if !self.clients[index].is_out() => self.clients[index].start(),
             Op::Leave(index) => self.leave(index),
             Op::Pause(index, ms) => self.clients[index].paused_until = self.world.now.0 + ms,
             Op::Disconnect(index) if !self.clients[index].is_out() => {
@@ -227,7 +233,7 @@ impl Simulation {
         let client = &mut self.clients[index];
         let topics: &[&str] = if client.subscription == 0 { &["t"] } else { &["t", "u"] };
         // All can `range`, not all like it best.
-        let names = if index % 2 == 0 { ["range", "sticky"] } else { ["sticky", "range"] };
+        let names = if index % 3 == 0 { ["range", "sticky"] } else { ["sticky", "range"] };
         let request = JoinGroupRequest {
             member_id: text(&client.id),
             group_instance_id: client.instance_id.as_deref().map(text),

@@ -9,6 +9,12 @@ use klamm_coordinator::group::GroupCommand;
 use klamm_protocol::error_code::ErrorCode;
 use klamm_protocol::messages::join_group::JoinGroupRequest;
 use klamm_protocol::messages::leave_group::LeaveGroupRequest;
+use klamm_protocol::messages::offset_commit::{
+    OffsetCommitRequest, OffsetCommitRequestPartition, OffsetCommitRequestTopic,
+};
+use klamm_protocol::messages::offset_delete::{
+    OffsetDeleteRequest, OffsetDeleteRequestPartition, OffsetDeleteRequestTopic,
+};
 use klamm_protocol::messages::sync_group::SyncGroupRequest;
 use world::World;
 
@@ -419,6 +425,7 @@ fn every_refusal_has_its_error() {
         SyncGroupRequest { group_id: text(""), ..sync.clone() },
         SyncGroupRequest { group_id: text("h"), ..sync.clone() },
         SyncGroupRequest { member_id: text("nobody"), ..sync.clone() },
+        SyncGroupRequest { generation_id: 0, ..sync.clone() },
         SyncGroupRequest { generation_id: 2, ..sync.clone() },
         SyncGroupRequest { protocol_type: Some(text("connect")), ..sync.clone() },
         SyncGroupRequest { protocol_name: Some(text("sticky")), ..sync },
@@ -480,6 +487,65 @@ fn a_group_that_only_commits() {
     world.leave(&[(&ids[0], None)]);
     assert_eq!(world.commit("", -1, 8), ErrorCode::None);
     world.call(GroupCommand::DeleteGroups(vec![text("g")]));
+    assert_eq!(world.state(), "Dead");
+    assert_snapshot!(world.take_transcript());
+}
+
+/// Heartbeats are what a coordinator does all day.
+#[test]
+fn a_heartbeat_moves_no_timer() {
+    let mut world = prompt_world();
+    let ids = world.stable(&["a", "b"]);
+    let timers = world.timers.clone();
+    world.advance(3_000);
+    world.heartbeat(&ids[0], 1);
+    world.commit(&ids[0], 1, 5);
+    assert_eq!(world.timers, timers);
+    world.advance(7_000);
+    assert_eq!(
+        world.heartbeat(&ids[0], 1),
+        ErrorCode::RebalanceInProgress,
+        "it lives, the other one does not"
+    );
+}
+
+/// Offsets of topics that members read stay; without members all grow old together.
+#[test]
+fn offsets_stay_while_somebody_reads_their_topic() {
+    let mut world = World::with_configs(&[
+        ("group.initial.rebalance.delay.ms", "0"),
+        ("offsets.retention.minutes", "30"),
+    ]);
+    let commit_u = |world: &mut World| {
+        let partition = OffsetCommitRequestPartition { committed_offset: 3, ..Default::default() };
+        let topics = vec![OffsetCommitRequestTopic {
+            name: text("u"),
+            partitions: vec![partition],
+            ..Default::default()
+        }];
+        let request = OffsetCommitRequest { group_id: text("g"), topics, ..Default::default() };
+        world.call(GroupCommand::OffsetCommit { request, version: 9 });
+    };
+    world.commit("", -1, 7);
+    commit_u(&mut world);
+    let long = JoinGroupRequest { session_timeout_ms: 1_800_000, ..consumer() };
+    let joined = world.join_by("a", long, 3);
+    world.advance(0);
+    let id = world.joined(joined).member_id.as_str().to_owned();
+    world.sync(&id, 1, &[(&id, "t-0")]);
+    let delete = |topic: &str| {
+        let partitions = vec![OffsetDeleteRequestPartition { partition_index: 0 }];
+        let topics = vec![OffsetDeleteRequestTopic { name: text(topic), partitions }];
+        GroupCommand::OffsetDelete(OffsetDeleteRequest { group_id: text("g"), topics })
+    };
+    world.call(delete("t"));
+    world.take_transcript();
+    world.advance(1_790_000);
+    world.heartbeat(&id, 1);
+    world.advance(20_000);
+    world.leave(&[(&id, None)]);
+    world.advance(1_700_000);
+    world.advance(700_000);
     assert_eq!(world.state(), "Dead");
     assert_snapshot!(world.take_transcript());
 }
