@@ -90,7 +90,7 @@ impl Client {
     fn new(index: usize) -> Self {
         Self {
             name: format!("c{index}"),
-            instance_id: (index % 2 == 0).then(|| format!("i{index}")),
+            instance_id: index.is_multiple_of(2).then(|| format!("i{index}")),
             version: if index == 1 { 3 } else { 9 },
             phase: Phase::Out,
             id: String::new(),
@@ -233,7 +233,7 @@ impl Simulation {
         let client = &mut self.clients[index];
         let topics: &[&str] = if client.subscription == 0 { &["t"] } else { &["t", "u"] };
         // All can `range`, not all like it best.
-        let names = if index % 3 == 0 { ["range", "sticky"] } else { ["sticky", "range"] };
+        let names = if index.is_multiple_of(3) { ["range", "sticky"] } else { ["sticky", "range"] };
         let request = JoinGroupRequest {
             member_id: text(&client.id),
             group_instance_id: client.instance_id.as_deref().map(text),
