@@ -7,6 +7,7 @@ use classic_client::{consumer, instance, member, prompt_world, protocols, subscr
 use insta::assert_snapshot;
 use klamm_coordinator::group::GroupCommand;
 use klamm_protocol::error_code::ErrorCode;
+use klamm_protocol::messages::consumer_group_heartbeat::ConsumerGroupHeartbeatRequest;
 use klamm_protocol::messages::join_group::JoinGroupRequest;
 use klamm_protocol::messages::leave_group::LeaveGroupRequest;
 use klamm_protocol::messages::offset_commit::{
@@ -16,7 +17,7 @@ use klamm_protocol::messages::offset_delete::{
     OffsetDeleteRequest, OffsetDeleteRequestPartition, OffsetDeleteRequestTopic,
 };
 use klamm_protocol::messages::sync_group::SyncGroupRequest;
-use world::World;
+use world::{World, client};
 
 /// Two consumers come within the initial delay, which the second one prolongs.
 #[test]
@@ -547,5 +548,38 @@ fn offsets_stay_while_somebody_reads_their_topic() {
     world.advance(1_700_000);
     world.advance(700_000);
     assert_eq!(world.state(), "Dead");
+    assert_snapshot!(world.take_transcript());
+}
+
+/// A consumer group that has lost its last member becomes a classic one when a member of the old protocol comes.
+#[test]
+fn an_empty_consumer_group_becomes_a_classic_one() {
+    let mut world = prompt_world();
+    world.create_topic("t", 1);
+    let heartbeat = |member_epoch| GroupCommand::ConsumerGroupHeartbeat {
+        request: ConsumerGroupHeartbeatRequest {
+            group_id: text("g"),
+            member_id: text("m"),
+            member_epoch,
+            rebalance_timeout_ms: if member_epoch == 0 { 60_000 } else { -1 },
+            subscribed_topic_names: (member_epoch == 0).then(|| vec![text("t")]),
+            topic_partitions: (member_epoch == 0).then(Vec::new),
+            ..Default::default()
+        },
+        version: 1,
+        client: client("c"),
+    };
+    world.call(heartbeat(0));
+    world.call(heartbeat(-1));
+    // Whoever has an id has it from somewhere else.
+    let joined = world.join("a", member("a-1"));
+    assert_eq!(world.joined(joined).error_code, ErrorCode::UnknownMemberId.code());
+    world.take_transcript();
+    let ids = world.stable(&["a"]);
+    world.crash();
+    world.compact();
+    world.crash();
+    assert_eq!(world.heartbeat(&ids[0], 1), ErrorCode::None);
+    world.call(GroupCommand::ListGroups { states: Vec::new(), types: Vec::new() });
     assert_snapshot!(world.take_transcript());
 }
