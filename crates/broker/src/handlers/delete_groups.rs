@@ -1,11 +1,11 @@
 //! DeleteGroups, versions 0 to 2: groups without members, and their offsets.
 //!
-//! NON_EMPTY_GROUP with members, GROUP_ID_NOT_FOUND where there is none, INVALID_GROUP_ID for an empty id.
+//! NON_EMPTY_GROUP with members, GROUP_ID_NOT_FOUND where there is none. The group with the empty id, which
+//! whoever only commits may have, goes like any other.
 
 use std::sync::Arc;
 
 use klamm_coordinator::group::{GroupCommand, GroupReply};
-use klamm_protocol::error_code::ErrorCode;
 use klamm_protocol::messages::delete_groups::{
     DeletableGroupResult, DeleteGroupsRequest, DeleteGroupsResponse,
 };
@@ -26,11 +26,7 @@ pub(crate) fn handle<H: Host>(broker: &Arc<Broker<H>>, mut frame: Frame) -> Hand
     Handled::Later(Box::pin(async move {
         let mut results = Vec::with_capacity(request.groups_names.len());
         for group_id in request.groups_names {
-            let answer = match group_id.is_empty() {
-                true => Err(ErrorCode::InvalidGroupId),
-                false => ask(&broker, &group_id, GroupCommand::DeleteGroups(vec![group_id.clone()])).await,
-            };
-            match answer {
+            match ask(&broker, &group_id, GroupCommand::DeleteGroups(vec![group_id.clone()])).await {
                 Ok(GroupReply::DeleteGroups(deleted)) => results.extend(deleted),
                 Ok(other) => unreachable!("{other:?} answers DeleteGroups"),
                 Err(error) => results.push(DeletableGroupResult {

@@ -30,13 +30,14 @@ pub(crate) fn handle<H: Host>(
         Err(reason) => return Handled::Close(reason),
     };
     let (meta, client, broker) = (frame.meta(), client(context, &frame), broker.clone());
-    let (group_id, member_id) = (request.group_id.clone(), request.member_id.clone());
+    // It may wait for long, and a slice would keep the whole frame.
+    let group_id = String::from(&request.group_id);
     Handled::Later(Box::pin(async move {
         let command = GroupCommand::JoinGroup { request, version: meta.version, client };
         let mut response = match ask(&broker, &group_id, command).await {
             Ok(GroupReply::JoinGroup(response)) => response,
             Ok(other) => unreachable!("{other:?} answers JoinGroup"),
-            Err(error) => JoinGroupResponse { error_code: error.code(), member_id, ..Default::default() },
+            Err(error) => JoinGroupResponse { error_code: error.code(), ..Default::default() },
         };
         if meta.version < NULL_PROTOCOL_VERSION_MIN {
             response.protocol_name.get_or_insert_with(WireStr::default);

@@ -30,7 +30,8 @@ pub(crate) fn handle<H: Host>(broker: &Arc<Broker<H>>, mut frame: Frame) -> Hand
     if meta.version >= PROTOCOL_VERSION_MIN && lacks_protocol {
         return meta.reply(&failed(ErrorCode::InconsistentGroupProtocol));
     }
-    let (group_id, broker) = (request.group_id.clone(), broker.clone());
+    // It may wait for long, and a slice would keep the whole frame.
+    let (group_id, broker) = (String::from(&request.group_id), broker.clone());
     Handled::Later(Box::pin(async move {
         meta.reply(&match ask(&broker, &group_id, GroupCommand::SyncGroup(request)).await {
             Ok(GroupReply::SyncGroup(response)) => response,
