@@ -53,6 +53,8 @@ struct Inner<C: Coordinator> {
     role: Role<C>,
     /// For who has the role.
     queue: VecDeque<Work<C>>,
+    /// The task found the role taken, and wants to look at the timers once it is free.
+    is_task_waiting: bool,
 }
 
 enum Role<C: Coordinator> {
@@ -126,7 +128,7 @@ impl<H: Host, C: Coordinator + Default> Shard<H, C> {
         let changed = Arc::<Notify>::default();
         let shard = Arc::new(Self {
             partition,
-            inner: Mutex::new(Inner { role: Role::Loading, queue: VecDeque::new() }),
+            inner: Mutex::new(Inner { role: Role::Loading, queue: VecDeque::new(), is_task_waiting: false }),
             commits: Arc::new(Commits::new(changed.clone())),
             changed,
             world,
@@ -243,6 +245,11 @@ impl<H: Host, C: Coordinator + Default> Shard<H, C> {
                 }
                 if inner.queue.is_empty() {
                     inner.role = Role::Free(active);
+                    let is_task_waiting = std::mem::take(&mut inner.is_task_waiting);
+                    drop(inner);
+                    if is_task_waiting {
+                        self.changed.notify_one();
+                    }
                     return;
                 }
                 std::mem::take(&mut inner.queue)
@@ -339,8 +346,11 @@ impl<H: Host, C: Coordinator + Default> Shard<H, C> {
                         return;
                     }
                     Role::Free(active) => active.timers.next(),
-                    // Who has it tells when a timer changes or a load is due.
-                    Role::Taken => None,
+                    // A timer that is set now cannot be seen yet: who has the role tells when it is free.
+                    Role::Taken => {
+                        inner.is_task_waiting = true;
+                        None
+                    }
                     Role::Loading | Role::Closed => return,
                 }
             };
