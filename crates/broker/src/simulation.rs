@@ -7,6 +7,7 @@ mod configs;
 mod damaged_files;
 mod directories;
 mod durability;
+mod group_versions;
 mod groups;
 mod moves;
 mod retention;

@@ -24,6 +24,7 @@ use klamm_protocol::messages::offset_for_leader_epoch::{
     OffsetForLeaderEpochRequest, OffsetForLeaderPartition, OffsetForLeaderTopic,
 };
 
+use super::group_versions::groups;
 use super::*;
 use crate::handlers::SERVED;
 
@@ -31,7 +32,11 @@ use crate::handlers::SERVED;
 const NAMES: [&str; 3] = ["t", "missing", "bad name"];
 
 /// Sends `make(version)` in all versions; what does not decode or is not answered panics.
-async fn all_versions<R: Request>(client: &mut Client, tried: &mut Vec<i16>, make: impl Fn(i16) -> R) {
+pub(super) async fn all_versions<R: Request>(
+    client: &mut Client,
+    tried: &mut Vec<i16>,
+    make: impl Fn(i16) -> R,
+) {
     for version in R::API_KEY.versions() {
         client.call(&make(version), version).await;
     }
@@ -50,6 +55,7 @@ fn every_version_of_every_api_answers_successes_and_failures() {
         topics(&mut client, &mut tried).await;
         configs(&mut client, &mut tried).await;
         cluster(&mut client, &mut tried).await;
+        groups(&host, &mut client, id, &mut tried).await;
         let untried: Vec<_> = SERVED.iter().filter(|api| !tried.contains(&api.code())).collect();
         assert!(untried.is_empty(), "not tried: {untried:?}");
     });
