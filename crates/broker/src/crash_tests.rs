@@ -132,7 +132,9 @@ fn a_log_that_cannot_be_opened_keeps_its_log_start_and_the_stop_from_being_clean
     });
     assert!(disk.exists(Path::new(MARKER)).unwrap());
     let right = disk.read_file(metadata, 999).unwrap();
-    disk.write_file_atomically(metadata, b"nonsense").unwrap();
+    // A file that cannot be read at all; one with nonsense in it would be written anew.
+    disk.remove_file(metadata).unwrap();
+    disk.create_dir_all(metadata).unwrap();
     sim::run_on(2, disk.clone(), |host| async move {
         let (running, mut client) = started(&host).await;
         assert_eq!(produce(&mut client, "x").await, 56, "KAFKA_STORAGE_ERROR");
@@ -140,6 +142,7 @@ fn a_log_that_cannot_be_opened_keeps_its_log_start_and_the_stop_from_being_clean
         assert!(!running.stop().await);
     });
     assert!(!disk.exists(Path::new(MARKER)).unwrap());
+    disk.remove_dir_all(metadata).unwrap();
     disk.write_file_atomically(metadata, &right).unwrap();
     sim::run_on(3, disk.clone(), |host| async move {
         let (running, mut client) = started(&host).await;
