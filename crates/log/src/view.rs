@@ -324,7 +324,7 @@ impl PartitionView {
             if from >= up_to.offset {
                 return Ok(None);
             }
-            match find_in(&segments, from, up_to) {
+            match find_in(&segments, from, up_to).and_then(|found| within(found, limits.end.offset)) {
                 Ok(Some(found)) if !self.is_current(&found.segment) && looks < LOOKS_MAX => looks += 1,
                 Ok(found) => return Ok(found),
                 Err((segment, Lost::Quarantined(range))) => {
@@ -375,6 +375,17 @@ struct Found {
 enum Lost {
     Walk(WalkError),
     Quarantined(Quarantined),
+}
+
+/// No batch says offsets behind the log's end: nothing covers a base offset.
+fn within(found: Option<Found>, end: Offset) -> Result<Option<Found>, (Arc<Segment>, Lost)> {
+    let Some(found) = found else { return Ok(None) };
+    if found.entry.next_offset() <= end {
+        return Ok(Some(found));
+    }
+    let position = u64::from(found.entry.position);
+    let reason = format!("offsets up to {} in a log that ends at {end}", found.entry.next_offset());
+    Err((found.segment, Lost::Walk(WalkError::Invalid { position, reason })))
 }
 
 fn find_in(

@@ -42,6 +42,8 @@ fn filled() -> (MemoryDisk, Vec<i64>) {
     (disk, bases)
 }
 
+type Damage = fn(&mut Vec<u8>);
+
 /// Producer, first offset and marker's offset, as a reader from `from` is told.
 type Listed = Vec<(i64, i64, i64)>;
 
@@ -78,7 +80,7 @@ fn a_damaged_or_lost_index_hides_no_abort() {
     let (right, repaired) = listed(&open(&origin.fork(), true, end));
     assert_eq!(repaired, 0);
     assert!(right.iter().any(|told| !told.is_empty()), "{right:?}");
-    let damages: [(&str, fn(&mut Vec<u8>)); 5] = [
+    let damages: [(&str, Damage); 5] = [
         ("empty", Vec::clear),
         ("cut", |bytes| bytes.truncate(bytes.len().saturating_sub(20))),
         ("cut by an entry", |bytes| bytes.truncate(bytes.len().saturating_sub(34))),
@@ -92,13 +94,13 @@ fn a_damaged_or_lost_index_hides_no_abort() {
             continue;
         }
         for (what, damage) in
-            damages.iter().map(|(what, damage)| (*what, Some(damage))).chain([("lost", None)])
+            damages.iter().map(|(what, damage)| (*what, Some(*damage))).chain([("lost", None)])
         {
             // A clean stop, and a kill with everything below the recovery point.
             for was_clean in [true, false] {
                 let disk = origin.fork();
                 match damage {
-                    Some(damage) => disk.tamper(&path, |bytes| damage(bytes)).unwrap(),
+                    Some(damage) => disk.tamper(&path, damage).unwrap(),
                     None => disk.remove_file(&path).unwrap(),
                 }
                 damaged += 1;
