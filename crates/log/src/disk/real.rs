@@ -16,6 +16,12 @@ use super::{DirectoryEntry, Disk, DiskFile, DiskLock, FileSystem, Metadata, Open
 #[derive(Clone, Copy, Debug, Default)]
 pub struct RealDisk;
 
+/// A longer write is cut at the multiples of this. The kernel makes the pages of one write one block of
+/// memory, and a virtual machine's host takes back free blocks of 128 KiB and more: touching them
+/// anew cost 2.5 us/KiB, 600 MiB by 1 MiB 1.5 s of CPU and by 64 KiB 0.13 (0.11 where
+/// the host had taken nothing).
+const ONE_WRITE_BYTES: usize = 64 * 1024;
+
 struct RealFile(File);
 
 struct RealLock {
@@ -122,15 +128,41 @@ impl Disk for RealDisk {
     }
 }
 
+/// What one call writes of `slices`: all of it, or as far as the next multiple of
+/// [`ONE_WRITE_BYTES`] if it is longer than that.
+fn one_write_bytes(slices: &[IoSlice<'_>], position: u64) -> usize {
+    let mut total = 0;
+    let is_long = slices.iter().any(|slice| {
+        total += slice.len();
+        total > ONE_WRITE_BYTES
+    });
+    if is_long { ONE_WRITE_BYTES - (position % ONE_WRITE_BYTES as u64) as usize } else { total }
+}
+
+/// The first `room` bytes of `slices`.
+fn cut<'a>(slices: &'a [IoSlice<'_>], mut room: usize) -> Vec<IoSlice<'a>> {
+    let mut kept = Vec::with_capacity(slices.len().min(8));
+    for slice in slices {
+        if room == 0 {
+            break;
+        }
+        let len = slice.len().min(room);
+        kept.push(IoSlice::new(&slice[..len]));
+        room -= len;
+    }
+    kept
+}
+
 impl DiskFile for RealFile {
     fn read_at(&self, buf: &mut [u8], position: u64) -> io::Result<usize> {
         self.0.read_at(buf, position)
     }
 
     fn write_vectored_at(&self, slices: &[IoSlice<'_>], position: u64) -> io::Result<usize> {
-        match slices {
+        let room = one_write_bytes(slices, position);
+        match cut(slices, room).as_slice() {
             [one] => self.0.write_at(one, position),
-            _ => write_vectored_at(&self.0, slices, position),
+            several => write_vectored_at(&self.0, several, position),
         }
     }
 
@@ -249,6 +281,25 @@ mod tests {
         assert_eq!(read_full_at(&*file, &mut back, 5).unwrap(), 9000);
         assert_eq!(back, parts.concat());
         assert_eq!(file.len().unwrap(), 9005);
+    }
+
+    #[test]
+    fn a_long_write_is_cut_at_multiples_and_a_short_one_is_not() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = RealDisk.open(&dir.path().join("f"), OpenMode::CreateNew).unwrap();
+        let (head, body) = ([1u8; 61], vec![2u8; 3 * ONE_WRITE_BYTES]);
+        let long = [IoSlice::new(&head), IoSlice::new(&body)];
+        let mut position = 7;
+        position += file.write_vectored_at(&long, position).unwrap() as u64;
+        assert_eq!(position, ONE_WRITE_BYTES as u64);
+        position += file.write_vectored_at(&long, position).unwrap() as u64;
+        assert_eq!(position, 2 * ONE_WRITE_BYTES as u64);
+        let short = [IoSlice::new(&head), IoSlice::new(&body[..ONE_WRITE_BYTES - head.len()])];
+        assert_eq!(file.write_vectored_at(&short, position + 9).unwrap(), ONE_WRITE_BYTES);
+        write_all_vectored_at(&*file, &mut [IoSlice::new(&head), IoSlice::new(&body)], 7).unwrap();
+        let mut back = vec![0; head.len() + body.len()];
+        assert_eq!(read_full_at(&*file, &mut back, 7).unwrap(), back.len());
+        assert_eq!(back, [&head[..], &body[..]].concat());
     }
 
     #[test]
