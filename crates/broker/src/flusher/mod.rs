@@ -216,10 +216,11 @@ impl DirState {
     }
 
     /// Somebody waits: a round here and now if the directory is idle and there is little to
-    /// flush, else by the directory's task as soon as it can.
+    /// flush, else by the directory's task as soon as it can. A slow directory makes no difference:
+    /// `maybe_slow` lets others have the thread, and the answer still saves the hop back.
     pub(crate) fn commit<H: Host>(&self, host: &H) {
         self.flusher.is_wanted.store(true, Ordering::SeqCst);
-        if self.flusher.pressure.is_slow(host.mono()) || !self.flusher.take_role() {
+        if !self.flusher.take_role() {
             self.flusher.changed.notify_one();
             return;
         }

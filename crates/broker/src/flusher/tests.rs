@@ -83,6 +83,20 @@ async fn what_is_due_while_a_waiter_flushes_itself_is_flushed_behind_it() {
     dir.stop_flusher();
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_lone_waiter_flushes_itself_on_a_slow_directory_too() {
+    let (host, disk, waker) = (RealHost::new(), MemoryDisk::new(), Arc::<ProduceWaker>::default());
+    let dir = directory_on(&disk);
+    let partition = partition_in(&dir, &disk, 0, Durability::Flushed);
+    let slow_ms = DirPressure::SLOW_WRITE_MS;
+    dir.flusher.pressure.note_write(host.mono(), host.mono().plus_ms(slow_ms));
+    assert!(append_one(&host, &partition, &waker));
+    // No task of the directory runs: what is answered was flushed here.
+    dir.commit(&host);
+    let answers = waker.take();
+    assert!(answers.len() == 1 && answers[0].result.is_ok());
+}
+
 #[test]
 fn a_round_that_panics_takes_the_directory_offline() {
     let dir = directory_on(&MemoryDisk::new());
