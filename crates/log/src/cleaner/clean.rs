@@ -344,7 +344,9 @@ fn map_batch(
     let position = u64::from(entry.position);
     let invalid = |reason: String| WalkError::Invalid { position, reason };
     let records = rewriter.records(header, bytes, DECOMPRESSED_BYTES_MAX);
-    for record in records.map_err(|error| invalid(error.to_string()))? {
+    let records = records.map_err(|error| invalid(error.to_string()))?;
+    map.warm(records.clone().filter_map(|record| record.ok()?.key));
+    for record in records {
         let record = record.map_err(|error| invalid(error.to_string()))?;
         if record.offset < first_dirty {
             continue;

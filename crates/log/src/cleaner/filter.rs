@@ -12,7 +12,8 @@ use std::collections::BTreeMap;
 use bytes::Bytes;
 use klamm_protocol::ids::{Offset, ProducerEpoch, ProducerId};
 use klamm_protocol::records::{
-    BatchHeader, BatchRewriter, Record, Selection, StoredBatchError, write_empty_batch,
+    BATCH_HEADER_BYTES, BatchHeader, BatchRewriter, Codec, Record, RecordIter, Selection, StoredBatchError,
+    write_empty_batch,
 };
 
 use super::key_map::KeyMap;
@@ -101,6 +102,11 @@ impl Filter<'_> {
         }
         let mut found = Selection::default();
         if !are_records_done {
+            // Compressed ones would be expanded twice.
+            if !is_control && header.attributes.compression() == Ok(Codec::None) {
+                let records = RecordIter::new(header, &batch[BATCH_HEADER_BYTES..]);
+                self.map.warm(records.filter_map(|record| record.ok()?.key));
+            }
             let keep = |record: &Record<'_>| is_control || self.stays(record, horizon);
             found = rewriter.select(header, batch, DECOMPRESSED_BYTES_MAX, keep)?;
         }
@@ -142,7 +148,7 @@ impl Filter<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use klamm_protocol::records::{BATCH_HEADER_BYTES, BatchBuilder, RecordIter};
+    use klamm_protocol::records::BatchBuilder;
 
     const NOW_MS: i64 = 10_000;
     const RETENTION_MS: i64 = 500;

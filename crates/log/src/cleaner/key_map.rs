@@ -19,6 +19,9 @@ pub(super) const SLOT_BYTES: usize = 20;
 /// Fewer slots could not hold one key below the load factor.
 const SLOTS_MIN: usize = 16;
 
+/// So many slots are asked for before the first one is awaited: more than a core has misses under way.
+const WARM_KEYS: usize = 32;
+
 /// Hash and offset; an offset of 0 is a free slot.
 type Slot = [u32; SLOT_BYTES / 4];
 
@@ -48,6 +51,25 @@ impl KeyMap {
             first: dirty.start,
             latest: Offset(dirty.start.0 - 1),
             hash: KeyHash::new(hash_key),
+        }
+    }
+
+    /// Touches the slots where `keys` will be looked for. In a large map each of them is a miss of the
+    /// caches; here the misses of many keys overlap, one after the other they are half of a cleaning.
+    pub(super) fn warm<'k>(&self, mut keys: impl Iterator<Item = &'k [u8]>) {
+        let mut homes = [0; WARM_KEYS];
+        loop {
+            let mut count = 0;
+            for (home, key) in homes.iter_mut().zip(&mut keys) {
+                *home = self.home(self.hash.of(key)[0]);
+                count += 1;
+            }
+            let seen = homes[..count].iter().fold(0, |seen, home| seen ^ self.slots[*home][4]);
+            // Not to be optimised away: the reading is the purpose.
+            std::hint::black_box(seen);
+            if count < WARM_KEYS {
+                return;
+            }
         }
     }
 
