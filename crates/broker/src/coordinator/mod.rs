@@ -10,6 +10,8 @@
 mod commits;
 mod loader;
 mod shard;
+#[cfg(test)]
+mod stress;
 mod timers;
 
 use std::collections::BTreeMap;
