@@ -1,0 +1,222 @@
+//! Many classic groups that only heartbeat.
+//!
+//! A lane is as many connections as a group has members; its groups are formed one after the other, the n-th member of
+//! each on the n-th connection. A connection serves one request at a time, so a join that waits for others must not
+//! have them behind it. Then every connection sends its members' heartbeats, evenly spread.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use anyhow::{Result, ensure};
+use clap::Args;
+use klamm_protocol::wire::WireStr;
+use tokio::sync::Barrier;
+use tokio::task::JoinSet;
+
+use super::Broker;
+use super::broker_process::{Sample, resident_mib};
+use super::classic_member::{Joined, Member};
+use super::connection::Connection;
+use super::topics;
+
+/// While the other groups are formed, how often those of a lane hear from their members.
+const KEEP_ALIVE: Duration = Duration::from_secs(10);
+/// Time for the others' joins to arrive before the first member's second one.
+const SETTLE: Duration = Duration::from_millis(5);
+
+#[derive(Args)]
+pub struct Options {
+    #[command(flatten)]
+    broker: Broker,
+    #[arg(long, default_value_t = 10_000)]
+    groups: usize,
+    /// In each group.
+    #[arg(long, default_value_t = 5)]
+    members: usize,
+    #[arg(long, default_value_t = 500)]
+    connections: usize,
+    #[arg(long, default_value_t = 3000)]
+    heartbeat_ms: u64,
+    #[arg(long, default_value_t = 45_000)]
+    session_timeout_ms: i32,
+    /// Measured, after five seconds that are not.
+    #[arg(long, default_value_t = 60)]
+    seconds: u64,
+    #[arg(long, default_value = "group-bench-idle")]
+    topic: String,
+}
+
+/// One connection and its members.
+struct Place {
+    connection: Connection,
+    members: Vec<Member>,
+}
+
+pub async fn run(options: Options) -> Result<()> {
+    const WARM_UP: Duration = Duration::from_secs(5);
+    let options = Arc::new(options);
+    let address = options.broker.bootstrap;
+    let mut admin = Connection::open(address).await?;
+    topics::create(&mut admin, &options.topic, i32::try_from(options.members)?).await?;
+    let groups = topics::group_ids("idle", options.groups);
+    topics::wait_for_coordinators(&mut admin, &groups).await?;
+
+    let lane_count = (options.connections / options.members).clamp(1, options.groups);
+    let formed = Arc::new(Barrier::new(lane_count + 1));
+    let begin = Instant::now();
+    let mut lanes = JoinSet::new();
+    for lane in 0..lane_count {
+        let ids: Vec<WireStr> = groups.iter().skip(lane).step_by(lane_count).cloned().collect();
+        let (options, formed) = (options.clone(), formed.clone());
+        lanes.spawn(async move {
+            let mut places = Vec::with_capacity(options.members);
+            for _ in 0..options.members {
+                places.push(Place { connection: Connection::open(address).await?, members: Vec::new() });
+            }
+            let mut last_beat = Instant::now();
+            for id in ids {
+                form(&mut places, &id, &options).await?;
+                if last_beat.elapsed() > KEEP_ALIVE {
+                    for place in &mut places {
+                        place.beat_all().await?;
+                    }
+                    last_beat = Instant::now();
+                }
+            }
+            formed.wait().await;
+            anyhow::Ok(places)
+        });
+    }
+    // A lane that fails never comes to the barrier.
+    tokio::select! {
+        _ = formed.wait() => {}
+        Some(Ok(Err(error))) = lanes.join_next() => return Err(error),
+    }
+    let member_count = options.groups * options.members;
+    println!(
+        "idle: {} groups, {member_count} members formed within {:.1} s",
+        options.groups,
+        begin.elapsed().as_secs_f64()
+    );
+
+    let interval = Duration::from_millis(options.heartbeat_ms);
+    let from = Instant::now() + WARM_UP;
+    let until = from + Duration::from_secs(options.seconds);
+    let mut beating = JoinSet::new();
+    let mut index = 0;
+    while let Some(places) = lanes.join_next().await {
+        for mut place in places?? {
+            // Connections begin at different moments of the interval.
+            let phase = interval * index / u32::try_from(lane_count * options.members)?;
+            index += 1;
+            beating.spawn(async move { place.beat(interval, phase, from, until).await });
+        }
+    }
+    tokio::time::sleep_until(from.into()).await;
+    let sample = Sample::now(options.broker.pid)?;
+    tokio::time::sleep_until(until.into()).await;
+    let (cpu, wall) = sample.elapsed()?;
+    let memory = resident_mib(options.broker.pid)?;
+    let mut count = 0;
+    while let Some(beats) = beating.join_next().await {
+        count += beats??;
+    }
+    println!(
+        "idle: {count} heartbeats in {:.1} s over {index} connections: {:.0} a second, broker CPU {:.1} % of a core, \
+         {:.2} us a heartbeat, resident {memory} MiB",
+        wall.as_secs_f64(),
+        f64::from(count) / wall.as_secs_f64(),
+        cpu.as_secs_f64() / wall.as_secs_f64() * 100.0,
+        cpu.as_secs_f64() * 1e6 / f64::from(count),
+    );
+    Ok(())
+}
+
+/// Makes a stable group of as many members as there are places.
+async fn form(places: &mut [Place], id: &WireStr, options: &Options) -> Result<()> {
+    let mut members: Vec<Member> =
+        places.iter().map(|_| Member::new(id.clone(), &options.topic, options.session_timeout_ms)).collect();
+    for (place, member) in places.iter_mut().zip(&mut members) {
+        member.introduce(&mut place.connection).await?;
+    }
+    // The first one alone begins the group; then its second join is the one that all others wait for.
+    members[0].join(&mut places[0].connection).await?;
+    let joined = loop {
+        let joins =
+            places.iter_mut().zip(&mut members).enumerate().map(|(index, (place, member))| async move {
+                if index == 0 {
+                    tokio::time::sleep(SETTLE).await;
+                }
+                member.join(&mut place.connection).await
+            });
+        let joined: Vec<Joined> = together(joins).await?;
+        let is_complete = joined.iter().any(|one| one.members.len() == options.members);
+        if is_complete && members.iter().all(|member| member.generation_id == members[0].generation_id) {
+            break joined;
+        }
+    };
+    let syncs = places
+        .iter_mut()
+        .zip(&members)
+        .zip(&joined)
+        .map(|((place, member), joined)| member.sync(&mut place.connection, joined, options.members));
+    for is_stable in together(syncs).await? {
+        ensure!(is_stable, "group {} rebalances though nobody came or went", &**id);
+    }
+    places.iter_mut().zip(members).for_each(|(place, member)| place.members.push(member));
+    Ok(())
+}
+
+/// Runs all at once on this task.
+async fn together<T>(futures: impl Iterator<Item = impl Future<Output = Result<T>>>) -> Result<Vec<T>> {
+    let mut waiting: Vec<_> = futures.map(Box::pin).map(Some).collect();
+    let mut done: Vec<Option<T>> = waiting.iter().map(|_| None).collect();
+    std::future::poll_fn(|cx| {
+        let mut is_pending = false;
+        for (future, done) in waiting.iter_mut().zip(&mut done) {
+            let Some(running) = future else { continue };
+            match running.as_mut().poll(cx) {
+                std::task::Poll::Ready(Ok(value)) => (*done, *future) = (Some(value), None),
+                std::task::Poll::Ready(Err(error)) => return std::task::Poll::Ready(Err(error)),
+                std::task::Poll::Pending => is_pending = true,
+            }
+        }
+        if is_pending { std::task::Poll::Pending } else { std::task::Poll::Ready(Ok(())) }
+    })
+    .await?;
+    Ok(done.into_iter().flatten().collect())
+}
+
+impl Place {
+    async fn beat_all(&mut self) -> Result<()> {
+        for member in &self.members {
+            ensure!(member.heartbeat(&mut self.connection).await?, "an idle group rebalances");
+        }
+        Ok(())
+    }
+
+    /// Every member once an interval; the number of heartbeats between `from` and `until`.
+    async fn beat(
+        &mut self,
+        interval: Duration,
+        phase: Duration,
+        from: Instant,
+        until: Instant,
+    ) -> Result<u32> {
+        let Ok(member_count) = u32::try_from(self.members.len()) else { return Ok(0) };
+        let mut next = Instant::now() + phase / member_count.max(1);
+        let mut count = 0;
+        loop {
+            for member in &self.members {
+                tokio::time::sleep_until(next.into()).await;
+                next += interval / member_count;
+                ensure!(member.heartbeat(&mut self.connection).await?, "an idle group rebalances");
+                let now = Instant::now();
+                if now >= until {
+                    return Ok(count);
+                }
+                count += u32::from(now >= from);
+            }
+        }
+    }
+}
