@@ -56,9 +56,12 @@ fn the_quick_start_works_as_written() {
             process::run(&mut shell, b"", Duration::from_secs(90)).success()
         })
         .collect();
-    let [created, _, records, end] = &outputs[..] else { panic!("the page has other commands: {outputs:?}") };
+    let [created, _, records, of_group, end] = &outputs[..] else {
+        panic!("the page has other commands: {outputs:?}")
+    };
     assert!(created.contains(&format!("Created topic {topic}.")), "{created}");
     assert_eq!(records, "1\n2\n3\n4\n5\n");
+    assert_eq!(of_group, records);
     assert_eq!(end.trim(), format!("{topic}:0:5"));
 }
 
