@@ -182,7 +182,7 @@ fn what_makes_no_sense_is_refused_in_kafkas_words() {
             1,
             ConsumerGroupHeartbeatRequest { subscribed_topic_regex: Some(text("[")), ..beat("a", 2) },
             InvalidRegularExpression,
-            "SubscribedTopicRegex `[` is not a valid regular expression: unclosed character class.",
+            "SubscribedTopicRegex `[` is not a valid regular expression: missing closing ].",
         ),
     ];
     let log_len = world.log.len();

@@ -2,7 +2,7 @@
 //!
 //! - 1: whether a member speaks the classic protocol.
 //!
-//! UNSUPPORTED_VERSION where `group.coordinator.rebalance.protocols` has no `consumer`.
+//! UNSUPPORTED_VERSION where consumer groups are switched off, INVALID_GROUP_ID for an empty id.
 
 use std::sync::Arc;
 
@@ -12,7 +12,7 @@ use klamm_protocol::messages::consumer_group_describe::{
     ConsumerGroupDescribeRequest, ConsumerGroupDescribeResponse, DescribedGroup,
 };
 
-use super::coordinated::ask;
+use super::coordinated::{ask, serves_consumer_groups};
 use super::{Frame, Handled, authorized};
 use crate::broker::Broker;
 use crate::host::Host;
@@ -24,14 +24,15 @@ pub(crate) fn handle<H: Host>(broker: &Arc<Broker<H>>, mut frame: Frame) -> Hand
     };
     let (meta, broker) = (frame.meta(), broker.clone());
     Handled::Later(Box::pin(async move {
-        let is_served = broker.groups.settings().serves_consumer_groups;
+        let is_served = serves_consumer_groups(&broker);
         let mut groups = Vec::with_capacity(request.group_ids.len());
         for group_id in request.group_ids {
-            let answer = match is_served {
-                true => {
-                    ask(&broker, &group_id, GroupCommand::ConsumerGroupDescribe(vec![group_id.clone()])).await
-                }
-                false => Err(ErrorCode::UnsupportedVersion),
+            let answer = if !is_served {
+                Err(ErrorCode::UnsupportedVersion)
+            } else if group_id.is_empty() {
+                Err(ErrorCode::InvalidGroupId)
+            } else {
+                ask(&broker, &group_id, GroupCommand::ConsumerGroupDescribe(vec![group_id.clone()])).await
             };
             match answer {
                 Ok(GroupReply::ConsumerGroupDescribe(described)) => groups.extend(described),

@@ -2,7 +2,7 @@
 //!
 //! - 1: a regular expression for topics, ids by the client.
 //!
-//! UNSUPPORTED_VERSION where `group.coordinator.rebalance.protocols` has no `consumer`; else the errors of the group
+//! UNSUPPORTED_VERSION where consumer groups are switched off; else the errors of the group
 //! (`klamm_coordinator::group::consumer`), and NOT_COORDINATOR or COORDINATOR_LOAD_IN_PROGRESS.
 
 use std::sync::Arc;
@@ -13,7 +13,7 @@ use klamm_protocol::messages::consumer_group_heartbeat::{
     ConsumerGroupHeartbeatRequest, ConsumerGroupHeartbeatResponse,
 };
 
-use super::coordinated::{ask, client};
+use super::coordinated::{ask, client, serves_consumer_groups};
 use super::{ConnectionContext, Frame, Handled};
 use crate::broker::Broker;
 use crate::host::Host;
@@ -30,7 +30,7 @@ pub(crate) fn handle<H: Host>(
     let (meta, client, broker) = (frame.meta(), client(context, &frame), broker.clone());
     let failed =
         |error: ErrorCode| ConsumerGroupHeartbeatResponse { error_code: error.code(), ..Default::default() };
-    if !broker.groups.settings().serves_consumer_groups {
+    if !serves_consumer_groups(&broker) {
         return meta.reply(&failed(ErrorCode::UnsupportedVersion));
     }
     let group_id = request.group_id.clone();

@@ -1,5 +1,6 @@
 //! What the requests of groups share: who asks, and how a group's coordinator is asked.
 
+use klamm_cluster::features::GROUP_VERSION;
 use klamm_coordinator::group::{Client, GroupCommand, GroupReply};
 use klamm_protocol::error_code::ErrorCode;
 
@@ -23,4 +24,9 @@ pub(super) async fn ask<H: Host>(
 ) -> Result<GroupReply, ErrorCode> {
     let shard = broker.groups.of_key(group_id).ok_or(ErrorCode::NotCoordinator)?;
     shard.ask(command).await.map_err(|unavailable| unavailable.error_code())
+}
+
+/// Whether consumer groups (KIP-848) are switched on, here and in the cluster.
+pub(super) fn serves_consumer_groups<H: Host>(broker: &Broker<H>) -> bool {
+    broker.groups.settings().serves_consumer_groups && broker.image.load().feature_level(GROUP_VERSION) >= 1
 }

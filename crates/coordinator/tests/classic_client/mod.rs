@@ -6,6 +6,7 @@ use bytes::Bytes;
 use klamm_coordinator::contract::ReplyKey;
 use klamm_coordinator::group::{GroupCommand, GroupReply};
 use klamm_protocol::error_code::ErrorCode;
+use klamm_protocol::ids::TopicId;
 use klamm_protocol::messages::consumer_protocol::ConsumerProtocolSubscription;
 use klamm_protocol::messages::describe_groups::DescribedGroup;
 use klamm_protocol::messages::heartbeat::HeartbeatRequest;
@@ -140,9 +141,25 @@ impl World {
 
     /// Commits an offset of `t-0`.
     pub fn commit(&mut self, id: &str, generation: i32, offset: i64) -> ErrorCode {
-        let partition = OffsetCommitRequestPartition { committed_offset: offset, ..Default::default() };
-        let topic =
-            OffsetCommitRequestTopic { name: text("t"), partitions: vec![partition], ..Default::default() };
+        self.commit_of(id, generation, (TopicId::default(), 0), offset)
+    }
+
+    /// Commits an offset of a partition of `t`, whose id may be left out.
+    pub fn commit_of(
+        &mut self,
+        id: &str,
+        generation: i32,
+        (topic_id, partition_index): (TopicId, i32),
+        offset: i64,
+    ) -> ErrorCode {
+        let partition =
+            OffsetCommitRequestPartition { partition_index, committed_offset: offset, ..Default::default() };
+        let topic = OffsetCommitRequestTopic {
+            name: text("t"),
+            topic_id: topic_id.0,
+            partitions: vec![partition],
+            ..Default::default()
+        };
         let request = OffsetCommitRequest {
             group_id: text("g"),
             generation_id_or_member_epoch: generation,

@@ -251,8 +251,8 @@ impl GroupCoordinator {
         out.cancel_timer(GroupTimer::Consumer(found.id.clone(), timer));
         found.touch(cx, out);
         Ok(SyncGroupResponse {
-            protocol_type: request.protocol_type.clone(),
-            protocol_name: request.protocol_name.clone(),
+            protocol_type: request.protocol_type.as_deref().map(records::wire),
+            protocol_name: request.protocol_name.as_deref().map(records::wire),
             assignment,
             ..Default::default()
         })

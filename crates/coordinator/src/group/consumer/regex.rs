@@ -124,12 +124,29 @@ fn resolve(image: &MetadataImage, regex: &str, now: i64) -> ResolvedRegex {
 fn compile(regex: &str) -> Result<Regex, Refusal> {
     // Alone first: an open group must not be closed by what is put around it.
     Regex::new(regex).and_then(|_| Regex::new(&format!("\\A(?:{regex})\\z"))).map_err(|error| {
-        let text = error.to_string();
-        let reason = text.lines().last().unwrap_or_default().trim_start_matches("error: ");
+        let error = error.to_string();
+        let found = error.lines().last().unwrap_or_default().trim_start_matches("error: ");
+        let known = REASONS.iter().find(|(ours, _)| found.starts_with(ours));
+        let reason = known.map_or(found, |(_, kafkas)| kafkas);
         let message = format!("SubscribedTopicRegex `{regex}` is not a valid regular expression: {reason}.");
         Refusal::new(ErrorCode::InvalidRegularExpression, message)
     })
 }
+
+/// What is wrong, as it is called here and by RE2/J in Kafka.
+const REASONS: [(&str, &str); 11] = [
+    ("unclosed character class", "missing closing ]"),
+    ("invalid character class range", "invalid character class range"),
+    ("unclosed group", "missing closing )"),
+    ("unopened group", "unexpected )"),
+    ("repetition operator missing expression", "missing argument to repetition operator"),
+    ("invalid repetition count range", "invalid repeat count"),
+    ("unclosed capture group name", "invalid named capture"),
+    ("incomplete escape sequence", "trailing backslash at end of expression"),
+    ("unrecognized escape sequence", "invalid escape sequence"),
+    ("unrecognized flag", "invalid or unsupported Perl syntax"),
+    ("look-around", "invalid or unsupported Perl syntax"),
+];
 
 #[cfg(test)]
 mod tests {
@@ -145,12 +162,25 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_expression_is_refused() {
-        for regex in ["[", "(foo", "foo)|(bar", "*"] {
+    fn what_is_no_expression_is_refused_in_kafkas_words() {
+        for (regex, reason) in [
+            ("[", "missing closing ]"),
+            ("[b-a]", "invalid character class range"),
+            ("(foo", "missing closing )"),
+            ("foo)|(bar", "unexpected )"),
+            ("*", "missing argument to repetition operator"),
+            ("a{2,1}", "invalid repeat count"),
+            ("(?<x", "invalid named capture"),
+            ("a\\", "trailing backslash at end of expression"),
+            ("\\y", "invalid escape sequence"),
+            ("(?z)a", "invalid or unsupported Perl syntax"),
+            ("(?=x)", "invalid or unsupported Perl syntax"),
+        ] {
             let refusal = compile(regex).unwrap_err();
             assert_eq!(refusal.error, ErrorCode::InvalidRegularExpression, "{regex}");
-            let start = format!("SubscribedTopicRegex `{regex}` is not a valid regular expression: ");
-            assert!(refusal.message.starts_with(&start), "{}", refusal.message);
+            let message =
+                format!("SubscribedTopicRegex `{regex}` is not a valid regular expression: {reason}.");
+            assert_eq!(refusal.message, message);
         }
     }
 }
