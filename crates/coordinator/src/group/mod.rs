@@ -18,6 +18,7 @@ pub mod record;
 pub mod settings;
 
 use std::collections::BTreeMap;
+use std::mem::discriminant;
 use std::sync::Arc;
 
 use klamm_cluster::image::MetadataDelta;
@@ -327,7 +328,8 @@ impl GroupCoordinator {
     fn apply_unserved(&mut self, id: &str, is_there: bool, group: Group) {
         if is_there {
             self.groups.insert(id.into(), group);
-        } else {
+        } else if self.groups.get(id).is_some_and(|known| discriminant(known) == discriminant(&group)) {
+            // Another kind of group may have taken the id since.
             self.groups.remove(id);
         }
     }
@@ -375,5 +377,20 @@ impl GroupCoordinator {
             error_code: result.err().unwrap_or(ErrorCode::None).code(),
             ..Default::default()
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_late_tombstone_of_another_kind_takes_no_group() {
+        let mut machine = GroupCoordinator::default();
+        machine.apply_unserved("g", true, Group::Share);
+        machine.apply_unserved("g", false, Group::Streams);
+        assert!(machine.groups.contains_key("g"));
+        machine.apply_unserved("g", false, Group::Share);
+        assert!(machine.groups.is_empty());
     }
 }
