@@ -66,7 +66,7 @@ impl<'a> Input<'a> {
                 format!("{:020}{suffix}", self.offset())
             }
             kind @ 120..160 => NAMES[usize::from(kind) % NAMES.len()].to_owned(),
-            at @ 160..240 => pick(known, at).unwrap_or_default(),
+            at @ 160..240 => pick(known, at).unwrap_or_else(|| "x".to_owned()),
             _ => {
                 let count = usize::from(self.byte() % 40);
                 let name = String::from_utf8_lossy(self.take(count)).replace(['/', '\0'], "_");

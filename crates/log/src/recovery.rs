@@ -296,9 +296,10 @@ impl<'a> Recovery<'a> {
         if !must_check {
             return Ok(());
         }
-        // The recovery point lies where a batch ended, and nothing was compacted around it.
+        // The recovery point lies where a batch ended; compaction may have gone on beyond it since.
         let point = self.open.recovery_point;
-        if entry.position > 0 && expected < point && point <= entry.base_offset {
+        let is_compacted = self.open.config.is_compacted;
+        if !is_compacted && entry.position > 0 && expected < point && point <= entry.base_offset {
             return Err(format!("offset {} where {expected} must follow", entry.base_offset));
         }
         let is_behind_point = entry.base_offset >= self.open.recovery_point;

@@ -11,7 +11,7 @@ use std::path::Path;
 use cleaning::*;
 use klamm_log::disk::{Disk, MemoryDisk};
 use klamm_log::{AppendOrigin, Log, LogConfig, OpenLog, trusted_batch};
-use klamm_protocol::ids::{ProducerEpoch, ProducerId};
+use klamm_protocol::ids::{Offset, ProducerEpoch, ProducerId};
 use klamm_protocol::records::BatchBuilder;
 use support::*;
 
@@ -144,4 +144,29 @@ fn a_failed_swap_ends_the_log_and_a_failed_rewrite_does_not() {
     assert!(!log.is_poisoned());
     clean_all(&mut log, 2000).unwrap();
     assert_eq!(committed_view(&log), state);
+}
+
+#[test]
+fn a_recovery_point_that_lies_in_a_gap_makes_nothing_corrupt() {
+    // Without index entries everything is walked from a segment's beginning.
+    let config = || LogConfig { index_interval_bytes: 1 << 20, ..config() };
+    let disk = MemoryDisk::new();
+    let mut log = create(&disk, config());
+    for (n, key) in b"xaaaabaaaaccccaaaa".iter().enumerate() {
+        let mut builder = BatchBuilder::new();
+        builder.push(1000 - n as i64, Some(&[*key]), Some(&[b'v'; 40]), &[]);
+        append(&mut log, &[trusted_batch(builder.build()).unwrap()]).remove(0).unwrap();
+    }
+    clean_all(&mut log, 2000).unwrap();
+    let end = log.view().limits().end;
+    let offsets: Vec<i64> = read_all(&log).1.iter().map(|record| record.offset).collect();
+    assert_eq!(offsets[..2], [0, 5], "there is a gap in the first segment: {offsets:?}");
+    drop(log);
+    for point in 0..=end.offset.0 {
+        let recovery_point = Offset(point);
+        let open = OpenLog { was_clean: false, recovery_point, ..open_with(&disk.fork(), config()) };
+        let (log, report) = Log::open(open).unwrap();
+        assert!(report.corrupt.is_empty() && report.truncations.is_empty(), "{point}: {report:?}");
+        assert_eq!(read_all(&log).1.iter().map(|record| record.offset).collect::<Vec<_>>(), offsets);
+    }
 }
