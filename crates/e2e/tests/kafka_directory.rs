@@ -14,8 +14,11 @@ use rdkafka::producer::{BaseRecord, Producer};
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 const TOPIC: &str = "events";
+/// A rebalance that waits for a member of before takes a session.
+const GROUP_LIMIT: Duration = Duration::from_secs(90);
 const DUMP_LOG: &str = "org.apache.kafka.tools.DumpLogSegments";
 const READ_UNCOMMITTED: i8 = 0;
 const READ_COMMITTED: i8 = 1;
@@ -85,6 +88,25 @@ fn committed(bootstrap: &str) -> Offset {
     found.elements()[0].offset()
 }
 
+/// Reads on in a group, as a member, and commits.
+fn read_in_group(bootstrap: &str, count: usize) -> Vec<String> {
+    let settings =
+        [("group.id", "readers"), ("auto.offset.reset", "earliest"), ("enable.auto.commit", "false")];
+    let consumer = clients::consumer(bootstrap, &settings);
+    consumer.subscribe(&[TOPIC]).expect("subscribe");
+    let deadline = Instant::now() + GROUP_LIMIT;
+    let (mut values, mut next) = (Vec::new(), 0);
+    while values.len() < count {
+        assert!(Instant::now() < deadline, "{} of {count} read in the group", values.len());
+        if let Some(Ok(message)) = consumer.poll(Duration::from_millis(100)) {
+            next = message.offset() + 1;
+            values.push(String::from_utf8_lossy(message.payload().unwrap_or_default()).into_owned());
+        }
+    }
+    consumer.commit(&offsets_of(0, Offset::Offset(next)), CommitMode::Sync).expect("commit");
+    values
+}
+
 /// What a broker answers to Fetch and ListOffsets, whatever differs by a restart left out.
 fn answers(bootstrap: &str) -> BTreeMap<String, Vec<u8>> {
     let ask = |api_key, version, body: &Bytes| {
@@ -148,6 +170,13 @@ fn internal(data: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
     found.into_iter().map(|path| (path.clone(), std::fs::read(path).expect("read"))).collect()
 }
 
+/// What Kafka left in internal topics stays byte for byte; groups may have written behind it.
+fn assert_grown(kept: &BTreeMap<PathBuf, Vec<u8>>, now: &BTreeMap<PathBuf, Vec<u8>>) {
+    for (path, bytes) in kept {
+        assert!(now[path].starts_with(bytes), "{} was changed", path.display());
+    }
+}
+
 /// Kafka's dump tool finds no fault in anything that a clean stop left.
 fn assert_dump_is_faultless(tools: &Tools, folder: &Path) {
     let wanted = |path: &str| {
@@ -191,6 +220,7 @@ fn kafka_then_klamm_then_kafka_on_one_directory() {
     let consumer = clients::consumer(&bootstrap, &[("group.id", "moved")]);
     consumer.commit(&offsets_of(0, Offset::Offset(42)), CommitMode::Sync).expect("commit");
     drop(consumer);
+    assert_eq!(read_in_group(&bootstrap, 10), numbered("plain", 10));
     let stable = [numbered("plain", 100), numbered("committed", 5), numbered("more", 3)].concat();
     assert_eq!(values(&bootstrap, "read_committed"), stable);
     let of_kafka = answers(&bootstrap);
@@ -200,16 +230,23 @@ fn kafka_then_klamm_then_kafka_on_one_directory() {
     let klamm = node.klamm().start();
     assert_same_answers(&of_kafka, &answers(&bootstrap));
     assert_eq!(values(&bootstrap, "read_committed"), stable);
+    // Groups go on where they were, and what they commit here counts there.
+    assert_eq!(committed(&bootstrap), Offset::Offset(42));
+    assert_eq!(read_in_group(&bootstrap, 10), numbered("plain", 20)[10..]);
+    let consumer = clients::consumer(&bootstrap, &[("group.id", "moved")]);
+    consumer.commit(&offsets_of(0, Offset::Offset(43)), CommitMode::Sync).expect("commit");
+    drop(consumer);
     produce(&bootstrap, "klamm", 50); // 122..172
     let all = values(&bootstrap, "read_uncommitted");
     assert_eq!(all[all.len() - 53..], [numbered("behind", 3), numbered("klamm", 50)].concat());
     assert!(klamm.stop_gracefully().success());
-    assert_eq!(internal(&data), kept, "internal topics stay byte for byte");
+    assert_grown(&kept, &internal(&data));
     assert_dump_is_faultless(&tools, &data);
 
     let kafka = node.start_kafka();
     assert_eq!(values(&bootstrap, "read_uncommitted"), all);
-    assert_eq!(committed(&bootstrap), Offset::Offset(42));
+    assert_eq!(committed(&bootstrap), Offset::Offset(43));
+    assert_eq!(read_in_group(&bootstrap, 10), numbered("plain", 30)[20..]);
     // The same producer comes back: what it left open is aborted, and all behind it becomes visible.
     transaction(&bootstrap, "c", "again", 2, &End::Commit);
     let stable = [stable, numbered("behind", 3), numbered("klamm", 50), numbered("again", 2)].concat();
@@ -221,9 +258,11 @@ fn kafka_then_klamm_then_kafka_on_one_directory() {
     let klamm = node.klamm().start();
     assert_same_answers(&of_kafka, &answers(&bootstrap));
     assert_eq!(values(&bootstrap, "read_committed"), stable);
+    assert_eq!(committed(&bootstrap), Offset::Offset(43));
+    assert_eq!(read_in_group(&bootstrap, 10), numbered("plain", 40)[30..]);
     produce(&bootstrap, "last", 5);
     assert!(klamm.stop_gracefully().success());
-    assert_eq!(internal(&data), kept, "internal topics stay byte for byte");
+    assert_grown(&kept, &internal(&data));
     assert_dump_is_faultless(&tools, &data);
 }
 
