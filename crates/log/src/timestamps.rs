@@ -120,7 +120,16 @@ fn search_from(
                 }),
             };
             if found.is_some() {
-                return Ok(found);
+                // Nothing covers its offset but the batch behind it.
+                return match walk.next() {
+                    Ok(Some(next)) if entry.header.is_some() && next.base_offset <= entry.last_offset => {
+                        let position = u64::from(entry.position);
+                        let reason =
+                            format!("offset {} before offset {}", entry.last_offset, next.base_offset);
+                        Err(WalkError::Invalid { position, reason })
+                    }
+                    _ => Ok(found),
+                };
             }
         }
         before = entry.next_offset();

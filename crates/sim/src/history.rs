@@ -285,8 +285,11 @@ fn fits(found: &Contents, branch: &Contents, floor: i64, missing: Missing) -> Re
     let visible = |batch: &&Batch| batch.next() > found.log_start && batch.next() <= found.end;
     let expected: Vec<&Batch> = branch.batches.iter().filter(visible).collect();
     let end = expected.last().map_or(found.log_start.max(floor), |batch| batch.next()).max(found.log_start);
-    let batches = compacted::fits(&found.batches, &expected, missing)
+    let visible = compacted::fits(&found.batches, &expected, missing)
         .map_err(|reason| format!("expected {expected:?}: {reason}"))?;
+    // Those below the start may still come back.
+    let hidden = branch.batches.iter().filter(|batch| batch.next() <= found.log_start);
+    let batches = hidden.cloned().chain(visible).collect();
     // Behind a hole it may be where an empty segment begins.
     let is_base = || {
         let bases = branch.batches.iter().map(Batch::base).chain([branch.end]);
