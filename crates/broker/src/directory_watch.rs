@@ -15,6 +15,9 @@ use tokio::sync::watch;
 use crate::broker::Broker;
 use crate::host::Host;
 
+/// How often partitions are opened again that a full disk had no room for.
+const RETRY_MS: u64 = 5_000;
+
 /// Runs until the broker stops, or cannot go on: then `lost` says why.
 pub(crate) async fn run<H: Host>(
     broker: Arc<Broker<H>>,
@@ -22,10 +25,20 @@ pub(crate) async fn run<H: Host>(
     mut stop: watch::Receiver<bool>,
     lost: watch::Sender<Option<String>>,
 ) {
+    let mut next_retry = broker.host.mono().plus_ms(RETRY_MS);
     loop {
-        tokio::select! { biased;
+        let is_retry = tokio::select! { biased;
             _ = stop.wait_for(|stop| *stop) => return,
-            () = broker.dirs.changed() => {}
+            () = broker.dirs.changed() => false,
+            () = broker.host.sleep_until(next_retry) => true,
+        };
+        if is_retry {
+            next_retry = broker.host.mono().plus_ms(RETRY_MS);
+            if broker.dirs.retry_unopened() {
+                // Nothing to write: the applier opens them before it answers.
+                tell(&broker, ControllerCommand::AssignReplicas(identity, Vec::new())).await;
+            }
+            continue;
         }
         let failed = broker.dirs.newly_failed();
         if !failed.is_empty() {

@@ -22,7 +22,7 @@ mod start;
 mod state;
 mod strays;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
@@ -90,8 +90,10 @@ pub(crate) struct LogDirs {
     /// Moves that are asked for.
     moves: Mutex<BTreeMap<PartitionKey, Arc<Move>>>,
     move_requested: Notify,
-    /// Partitions that a move has closed.
+    /// Closed partitions that the applier shall open.
     to_reopen: Mutex<Vec<(TopicId, PartitionIndex)>>,
+    /// Partitions that a full disk had no room for.
+    unopened: Mutex<BTreeSet<(TopicId, PartitionIndex)>>,
 }
 
 impl LogDirs {

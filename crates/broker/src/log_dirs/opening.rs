@@ -1,7 +1,9 @@
 //! Opening and creating partitions, several at once after a kill.
 
+use std::collections::BTreeSet;
+use std::io;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, MutexGuard};
 
 use klamm_log::directory::{OffsetCheckpoint, partition_metadata};
 use klamm_log::{Log, LogConfig, LogError, OpenLog, RecoveryReport, Tail};
@@ -59,6 +61,8 @@ impl LogDirs {
         if dir.state.is_offline() {
             return None;
         }
+        let key = (wanted.topic_id, wanted.index);
+        let was_known = self.unopened().remove(&key);
         match self.open_log(dir, wanted, now) {
             Ok(mut log) => {
                 // Before the first append of this epoch: (offset, epoch) pairs never repeat.
@@ -81,10 +85,31 @@ impl LogDirs {
             Err(error) => {
                 dir.has_failed.store(true, Ordering::Relaxed);
                 dir.state.note(&error);
-                tracing::error!(topic = %wanted.topic, partition = %wanted.index, %error, "cannot open a partition");
+                if is_full(&error) {
+                    self.unopened().insert(key);
+                }
+                if !was_known {
+                    tracing::error!(topic = %wanted.topic, partition = %wanted.index, %error, "cannot open a partition");
+                }
                 None
             }
         }
+    }
+
+    /// Gives what a full disk had no room for to the applier again; false if there is nothing.
+    pub(crate) fn retry_unopened(&self) -> bool {
+        let unopened = self.unopened().clone();
+        unopened.iter().for_each(|(topic, index)| self.reopen(*topic, *index));
+        !unopened.is_empty()
+    }
+
+    /// It was deleted meanwhile.
+    pub(crate) fn forget_unopened(&self, topic: TopicId, index: PartitionIndex) {
+        self.unopened().remove(&(topic, index));
+    }
+
+    fn unopened(&self) -> MutexGuard<'_, BTreeSet<(TopicId, PartitionIndex)>> {
+        self.unopened.lock().expect("nothing panics in here")
     }
 
     fn open_log(&self, dir: &Dir, wanted: &Wanted, now: WallMs) -> Result<Log, LogError> {
@@ -129,6 +154,10 @@ impl LogDirs {
         log_report(&report);
         Ok(log)
     }
+}
+
+fn is_full(error: &LogError) -> bool {
+    matches!(error, LogError::Io { source, .. } if source.kind() == io::ErrorKind::StorageFull)
 }
 
 /// Tells what opening a log found.

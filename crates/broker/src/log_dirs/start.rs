@@ -118,6 +118,7 @@ impl LogDirs {
             moves: Mutex::default(),
             move_requested: Notify::new(),
             to_reopen: Mutex::default(),
+            unopened: Mutex::default(),
         })
     }
 

@@ -102,6 +102,8 @@ impl<H: Host> Applier<H> {
         for (id, partition) in self.dirs.take_to_reopen() {
             if let (Some(topic), Some(of)) = (index.by_id(id).cloned(), image.topic(id)) {
                 self.reopen(&topic, of, partition).await;
+            } else {
+                self.dirs.forget_unopened(id, partition);
             }
         }
         self.published.topics.store(Arc::new(index));

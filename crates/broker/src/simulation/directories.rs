@@ -238,6 +238,24 @@ fn a_cordoned_directory_takes_nothing_new_and_says_so() {
 }
 
 #[test]
+fn a_topic_that_was_created_on_a_full_disk_gets_its_files_once_there_is_room() {
+    let disk = Arc::new(MemoryDisk::default());
+    let full = disk.clone();
+    sim::run_on(1, disk.clone(), |host| async move {
+        let running = start_on(&host, &[]).await;
+        let mut client = Client::connect(&host, &running);
+        // The first file that is created is one of the topic's.
+        full.inject(Fault::Create(io::ErrorKind::StorageFull));
+        client.create_topic("t", 1).await;
+        assert_eq!(produce(&mut client, 0).await, STORAGE_ERROR);
+        wait_ms(&host, 5_100).await;
+        assert_eq!(produce(&mut client, 0).await, 0, "there was room when it was tried again");
+        drop(client);
+        assert!(!running.stop().await, "the next start looks at all logs");
+    });
+}
+
+#[test]
 fn a_full_disk_refuses_appends_keeps_reads_and_heals() {
     for slack_bytes in 0..90 {
         let disk = Arc::new(MemoryDisk::default());
