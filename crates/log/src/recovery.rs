@@ -161,6 +161,8 @@ impl<'a> Recovery<'a> {
         }
         if !walked.has_indexes && !self.open.was_clean {
             walked.active.write_indexes(&**disk, dir).map_err(LogError::io("write the indexes in", dir))?;
+            // Durable, or the next start finds those of what was there before, and believes them.
+            files::sync_indexes(&**disk, dir, walked.active.shape.base_offset)?;
         }
         // Nothing behind the recovery point: all of it is durable.
         let is_recovered = walked.next_offset != point && !self.open.was_clean
