@@ -87,8 +87,8 @@ pub async fn run(options: Options) -> Result<()> {
             anyhow::Ok(places)
         });
     }
-    // A lane that fails never comes to the barrier.
-    tokio::select! {
+    // A lane that fails never comes to the barrier; one that has passed it is not taken here.
+    tokio::select! { biased;
         _ = formed.wait() => {}
         Some(Ok(Err(error))) = lanes.join_next() => return Err(error),
     }

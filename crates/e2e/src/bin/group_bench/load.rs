@@ -7,7 +7,7 @@ use std::net::SocketAddr;
 use std::process::{Child, Command};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use clap::Args;
 use klamm_protocol::messages::api_versions::ApiVersionsRequest;
 use klamm_protocol::messages::offset_fetch::{
@@ -63,13 +63,13 @@ pub async fn run(options: Options) -> Result<()> {
     for _ in 0..options.rounds {
         kill(pid, &mut child).await?;
         let begin = Instant::now();
-        let started = Command::new("sh")
+        let mut started = Command::new("sh")
             .args(["-c", &format!("exec {}", options.restart)])
             .spawn()
             .context("start the broker again")?;
+        let mut connection = first_answer(address, &mut started).await?;
         pid = started.id();
         child = Some(started);
-        let mut connection = first_answer(address).await?;
         let start = begin.elapsed();
         let sample = Sample::now(pid)?;
         wait_for_all(&mut connection, &options.topic, &groups).await?;
@@ -102,14 +102,19 @@ async fn kill(pid: u32, child: &mut Option<Child>) -> Result<()> {
     Ok(())
 }
 
-/// Ended, though its parent has not looked yet.
+/// Ended, though its parent has not looked yet. While other threads end, its ports are still taken.
 fn is_zombie(pid: Pid) -> bool {
-    std::fs::read_to_string(format!("/proc/{}/stat", pid.as_raw_nonzero()))
-        .is_ok_and(|text| text.rsplit_once(')').is_some_and(|(_, fields)| fields.starts_with(" Z")))
+    let folder = format!("/proc/{}", pid.as_raw_nonzero());
+    let threads = std::fs::read_dir(format!("{folder}/task")).map_or(0, Iterator::count);
+    let stat = std::fs::read_to_string(format!("{folder}/stat")).unwrap_or_default();
+    threads <= 1 && stat.rsplit_once(')').is_none_or(|(_, fields)| fields.starts_with(" Z"))
 }
 
-async fn first_answer(address: SocketAddr) -> Result<Connection> {
+async fn first_answer(address: SocketAddr, broker: &mut Child) -> Result<Connection> {
     loop {
+        if let Some(status) = broker.try_wait()? {
+            bail!("the broker did not start: {status}");
+        }
         if let Ok(mut connection) = Connection::open(address).await
             && let Ok(answer) = connection.call(0, &ApiVersionsRequest::default()).await
         {
