@@ -247,6 +247,8 @@ impl Log {
                 if let Err(repair) = remove_if_there(&*self.disk, &path) {
                     self.poison(format!("a roll that failed ({error}) and left its file ({repair})"));
                 }
+                // The next flush makes it durable that the file is gone.
+                self.view.note_new_names();
                 return Err(error);
             }
         };

@@ -119,11 +119,12 @@ impl<'a> Recovery<'a> {
                 self.cut(&this, fault)?;
             }
             // Segments are written back in any order: one may have lost its tail, or the whole
-            // next one its name, with later ones still there.
+            // next one its name, with later ones still there; and a roll that failed may have left
+            // its file, with more in the segment before it.
+            let point = self.open.recovery_point;
             let is_gap = bases.get(index + 1).is_some_and(|(next, _)| {
-                !self.open.config.is_compacted
-                    && *next > self.open.recovery_point
-                    && *next != this.next_offset
+                *next < this.next_offset && *next >= point
+                    || !self.open.config.is_compacted && *next != this.next_offset && *next > point
             });
             if !is_last && fault.is_none() && !is_gap {
                 self.finish(&mut this.active)?;

@@ -148,6 +148,43 @@ fn a_failed_write_publishes_nothing_and_the_next_one_succeeds() {
 }
 
 #[test]
+fn a_file_that_a_failed_roll_left_hides_nothing_behind_it() {
+    for (is_compacted, is_flushed) in [(false, false), (false, true), (true, false), (true, true)] {
+        let config = LogConfig { is_compacted, segment_ms: 10, ..config() };
+        let disk = MemoryDisk::new();
+        let mut log = create(&disk, config.clone());
+        disk.sync_dir(Path::new("/")).unwrap();
+        append(&mut log, &[plain(&[1])])[0].as_ref().unwrap();
+        log.flush().unwrap();
+        // The first roll writes a producer snapshot before, the second one finds it there.
+        for calls in [1, 0] {
+            disk.inject_after(calls, Fault::SetLen(ErrorKind::Other));
+            assert!(log.roll_if_due(WallMs(1_000_000)).is_err());
+            if calls == 1 {
+                log.flush().unwrap();
+            }
+        }
+        append(&mut log, &[plain(&[2]), plain(&[3])])[1].as_ref().unwrap();
+        let mut point = Offset(1);
+        if is_flushed {
+            log.flush().unwrap();
+            point = log.recovery_point();
+            assert_eq!(point, Offset(3));
+        }
+        for seed in 0..64 {
+            let (log, _) = reopen_unclean(&disk.after_power_cut(seed), config.clone(), point);
+            let view = log.view();
+            let end = view.limits().end;
+            assert!(end.offset >= point, "seed {seed}: what was flushed is there");
+            for offset in 0..end.offset.0 {
+                let region = view.read(Offset(offset), end, 1, true).unwrap();
+                assert_eq!(region.unwrap().base_offset, Offset(offset), "seed {seed}");
+            }
+        }
+    }
+}
+
+#[test]
 fn a_log_whose_tail_cannot_be_cut_refuses_to_go_on() {
     let disk = MemoryDisk::new();
     let (mut log, model) = filled(&disk, 3);
