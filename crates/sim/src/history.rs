@@ -165,6 +165,12 @@ impl Contents {
         self.batches.iter().flat_map(Batch::timestamps).any(|record| record == (offset, timestamp))
     }
 
+    /// Whether any record has this timestamp.
+    #[must_use]
+    pub fn has_timestamp(&self, timestamp: i64) -> bool {
+        self.batches.iter().flat_map(Batch::timestamps).any(|record| record.1 == timestamp)
+    }
+
     /// The first record at or behind a time: offset and timestamp.
     #[must_use]
     pub fn record_for_timestamp(&self, asked: i64) -> Option<(i64, i64)> {
