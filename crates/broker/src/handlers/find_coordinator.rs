@@ -48,19 +48,30 @@ pub(crate) fn handle<H: Host>(broker: &Arc<Broker<H>>, listener: &Arc<str>, mut 
         }
         let found: Vec<Coordinator> =
             keys.into_iter().map(|key| find(&broker, &listener, request.key_type, key)).collect();
-        if meta.version >= KEYS_VERSION_MIN {
-            return meta.reply(&FindCoordinatorResponse { coordinators: found, ..Default::default() });
-        }
-        let found = found.into_iter().next().unwrap_or_default();
-        meta.reply(&FindCoordinatorResponse {
-            error_code: found.error_code,
-            error_message: found.error_message,
-            node_id: found.node_id,
-            host: found.host,
-            port: found.port,
-            ..Default::default()
-        })
+        meta.reply(&response(meta.version, found))
     }))
+}
+
+/// Before several keys there is one coordinator, whose fields are the response's own. As from Kafka,
+/// its message names the error also when there is none.
+fn response(version: i16, found: Vec<Coordinator>) -> FindCoordinatorResponse {
+    if version >= KEYS_VERSION_MIN {
+        return FindCoordinatorResponse { coordinators: found, ..Default::default() };
+    }
+    let found = found.into_iter().next().unwrap_or_default();
+    let is_found = found.error_code == ErrorCode::None.code();
+    FindCoordinatorResponse {
+        error_code: found.error_code,
+        error_message: if is_found {
+            Some(WireStr::from_static(ErrorCode::None.name()))
+        } else {
+            found.error_message
+        },
+        node_id: found.node_id,
+        host: found.host,
+        port: found.port,
+        ..Default::default()
+    }
 }
 
 fn find<H: Host>(broker: &Broker<H>, listener: &str, kind: i8, key: WireStr) -> Coordinator {
@@ -112,5 +123,31 @@ async fn create_topic<H: Host>(broker: &Arc<Broker<H>>) {
     };
     if let Err(error) = create_topics::create_internal(broker, topic).await {
         tracing::error!(error = error.name(), topic = OFFSETS_TOPIC, "cannot create an internal topic");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_a_single_coordinator_comes_with_the_name_of_no_error() {
+        let found = || Coordinator { node_id: 1, port: 9092, ..Default::default() };
+        for version in 1..KEYS_VERSION_MIN {
+            let response = response(version, vec![found()]);
+            assert_eq!(response.error_message.as_deref(), Some("NONE"), "version {version}");
+        }
+        let response = response(KEYS_VERSION_MIN, vec![found()]);
+        assert_eq!(response.coordinators, [found()]);
+    }
+
+    #[test]
+    fn an_error_keeps_its_message() {
+        let failed = Coordinator {
+            error_code: ErrorCode::CoordinatorNotAvailable.code(),
+            error_message: Some(WireStr::from_static("why")),
+            ..Default::default()
+        };
+        assert_eq!(response(3, vec![failed]).error_message.as_deref(), Some("why"));
     }
 }
