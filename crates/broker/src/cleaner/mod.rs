@@ -232,6 +232,7 @@ async fn clean<H: Host>(
                 }
                 return Outcome::Cleaned(end, cleaning.stats());
             }
+            Ok(Step::Overtaken) => break Outcome::Abandoned,
             Err(error) => break Outcome::Failed(error),
         }
     };

@@ -77,6 +77,8 @@ pub enum Step {
     Swap(CleanedGroup),
     /// Everything below this offset is clean.
     Done(Offset),
+    /// Retention or a truncation took what was to be cleaned: to be abandoned.
+    Overtaken,
 }
 
 /// A cleaning under way.
@@ -148,10 +150,26 @@ impl Cleaning {
     /// What cannot be read or written; then nothing more can be done but
     /// [`Cleaning::abandon`].
     pub fn step(&mut self) -> Result<Step, LogError> {
-        match &mut self.phase {
+        let step = match &mut self.phase {
             Phase::Begin => self.begin(),
             Phase::Map { .. } => self.map(),
             Phase::Groups { .. } => self.rewrite(),
+        };
+        match step {
+            // Files of segments that left the view go while this reads them.
+            Err(_) if self.is_overtaken() => Ok(Step::Overtaken),
+            step => step,
+        }
+    }
+
+    fn is_overtaken(&self) -> bool {
+        let is_gone = |segment: &Arc<Segment>| !self.view.is_current(segment);
+        match &self.phase {
+            Phase::Begin | Phase::Map { .. } => self.segments.iter().any(is_gone),
+            Phase::Groups { left, rewrite, .. } => {
+                let under_way = rewrite.iter().flat_map(Rewrite::sources);
+                left.iter().flatten().chain(under_way).any(is_gone)
+            }
         }
     }
 

@@ -75,6 +75,11 @@ impl Place {
 }
 
 impl Rewrite {
+    /// What it rewrites.
+    pub(super) fn sources(&self) -> &[Arc<Segment>] {
+        &self.sources
+    }
+
     /// Begins; `sources` are neighbours.
     pub(super) fn begin(place: Place, sources: Vec<Arc<Segment>>) -> Result<Self, LogError> {
         let first = Output::create(&place, sources[0].base_offset())?;

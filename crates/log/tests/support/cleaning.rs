@@ -57,6 +57,7 @@ pub fn clean(
                 log.replace_segments(&group)?.expect("nobody else changed the log").remove()?;
             }
             Step::Done(end) => return Ok((end.0, cleaning.stats())),
+            Step::Overtaken => panic!("nobody else changed the log"),
         }
     }
 }

@@ -57,6 +57,7 @@ impl World {
                     Err(error) => break Err(error.to_string()),
                 },
                 Step::Done(end) => break Ok(end),
+                Step::Overtaken => return cleaning.abandon().map_err(text),
             }
         };
         match done {
