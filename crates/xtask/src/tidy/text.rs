@@ -30,7 +30,7 @@ pub fn check(path: &str, text: &str, findings: &mut Vec<Finding>) {
     }
 }
 
-/// Not in the middle of a longer path, such as `crates/work/`.
+/// Not in the middle of a longer path: a folder of the project may have the same name.
 fn begins_a_path(line: &str, private: &str) -> bool {
     line.match_indices(private).any(|(at, _)| {
         !line[..at].chars().next_back().is_some_and(|c| c.is_alphanumeric() || "_-.}".contains(c))
