@@ -24,7 +24,7 @@ use klamm_coordinator::contract::Coordinator;
 use klamm_coordinator::group::GroupCoordinator;
 use klamm_protocol::error_code::ErrorCode;
 use klamm_protocol::ids::PartitionIndex;
-use klamm_protocol::records::Codec;
+use klamm_protocol::records::{Attributes, Codec};
 use tokio::sync::watch;
 
 pub(crate) use shard::Shard;
@@ -89,7 +89,10 @@ where
             Some(ConfigValue::Integer(number)) => number,
             _ => 0,
         };
-        let codec = shard::codec_of(number("offsets.topic.compression.codec"));
+        // Numbered as in a batch's attributes.
+        let codec = i16::try_from(number("offsets.topic.compression.codec")).map(Attributes);
+        let codec = codec.ok().filter(|numbered| numbered.0 < 8);
+        let codec = codec.and_then(|numbered| numbered.compression().ok()).unwrap_or_default();
         let load_buffer_bytes = u32::try_from(number("offsets.load.buffer.size")).unwrap_or(u32::MAX);
         let settings = ArcSwap::from_pointee(C::Settings::from(layers));
         let world = Arc::new(World { host, image, settings, codec, load_buffer_bytes });

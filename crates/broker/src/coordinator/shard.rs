@@ -15,7 +15,7 @@ use klamm_cluster::image::MetadataDelta;
 use klamm_coordinator::contract::{At, Coordinator, Ctx, Outcome, ReplyKey};
 use klamm_log::{AppendOrigin, trusted_batch};
 use klamm_protocol::ids::Offset;
-use klamm_protocol::records::{BatchBuilder, Codec};
+use klamm_protocol::records::BatchBuilder;
 use klamm_protocol::time::MonoMs;
 use klamm_protocol::wire::EncodeError;
 use tokio::sync::{Notify, oneshot, watch};
@@ -31,6 +31,8 @@ use crate::partition::{Append, AppendGroup, Partition, Ticket};
 
 /// How long after a failure the next load is tried.
 const RELOAD_MS: u64 = 500;
+/// How many loads fail between two lines in the log.
+const LOADS_PER_COMPLAINT: u32 = 120;
 /// Timers that fire in one turn.
 const TIMERS_PER_TURN_MAX: usize = 64;
 /// Rounds that an asker does for others before a task of its own takes over.
@@ -321,10 +323,13 @@ impl<H: Host, C: Coordinator + Default> Shard<H, C> {
 
     async fn run(self: Arc<Self>, mut stop: watch::Receiver<bool>) {
         let host = self.world.host.clone();
+        let mut failed_count = 0;
         while !*stop.borrow() && !self.is_closed() {
-            if self.load().await {
+            if self.load(failed_count % LOADS_PER_COMPLAINT == 0).await {
+                failed_count = 0;
                 self.serve(&mut stop).await;
             } else {
+                failed_count += 1;
                 tokio::select! { biased;
                     _ = stop.changed() => {}
                     () = host.sleep_until(host.mono().plus_ms(RELOAD_MS)) => {}
@@ -365,8 +370,8 @@ impl<H: Host, C: Coordinator + Default> Shard<H, C> {
         }
     }
 
-    /// Replays the partition; false if it cannot be read now.
-    async fn load(&self) -> bool {
+    /// Replays the partition; false if it cannot be read now, which `may_complain` decides to tell.
+    async fn load(&self, may_complain: bool) -> bool {
         // Who waits for a later answer hears that there will be none.
         self.commits.fail();
         // Behind every append that is under way.
@@ -382,10 +387,13 @@ impl<H: Host, C: Coordinator + Default> Shard<H, C> {
         {
             Ok(loaded) => loaded,
             Err(error) => {
-                tracing::error!(
-                    topic = %self.partition.topic, partition = %self.partition.index, %error,
-                    "cannot load a coordinator: its groups are not available"
-                );
+                if may_complain {
+                    tracing::error!(
+                        topic = %self.partition.topic, partition = %self.partition.index, %error,
+                        "cannot load a coordinator: its groups are not available until the partition can be \
+                         read; it is tried again and again. Look at the disk, or restore the file from a copy"
+                    );
+                }
                 return false;
             }
         };
@@ -518,15 +526,4 @@ fn push<R: klamm_coordinator::record::Codec>(
     let (key, value) = record.encode()?;
     batch.push(now_ms, Some(&key), value.as_deref(), &[]);
     Ok(())
-}
-
-/// As `offsets.topic.compression.codec` numbers them.
-pub(super) fn codec_of(number: i64) -> Codec {
-    match number {
-        1 => Codec::Gzip,
-        2 => Codec::Snappy,
-        3 => Codec::Lz4,
-        4 => Codec::Zstd,
-        _ => Codec::None,
-    }
 }
