@@ -10,6 +10,7 @@ use crate::process::Lines;
 use rdkafka::consumer::Consumer;
 use rustix::process::{Pid, Signal, kill_process};
 use std::fmt::Write;
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Stdio};
 use std::time::{Duration, Instant};
@@ -68,7 +69,12 @@ impl<'a> Node<'a> {
 
     /// Where clients begin, whoever runs.
     pub fn bootstrap(&self) -> String {
-        format!("127.0.0.1:{}", self.port)
+        self.address().to_string()
+    }
+
+    /// Where it listens, whoever runs.
+    pub fn address(&self) -> SocketAddr {
+        SocketAddr::from(([127, 0, 0, 1], self.port))
     }
 
     /// Formats the directories as Kafka's own tool does.
@@ -142,6 +148,11 @@ impl Kafka {
     pub fn kill_9(mut self) {
         self.child.kill().expect("kill Kafka");
         self.child.wait().expect("wait for Kafka");
+    }
+
+    /// The process id.
+    pub fn process_id(&self) -> u32 {
+        self.child.id()
     }
 
     /// What it logged at WARN and above.

@@ -12,11 +12,15 @@
 pub mod binary;
 pub mod broker;
 pub mod clients;
+pub mod cut_produce;
+pub mod cutting_proxy;
 pub mod java;
 pub mod kafka;
 pub mod pages;
 pub mod process;
 pub mod python;
+pub mod random;
 pub mod raw;
+pub mod server;
 pub mod skip;
 pub mod wait;

@@ -11,6 +11,7 @@
 
 use klamm_e2e::broker::{self, Broker, Options};
 use klamm_e2e::clients::{self, Deliveries, Delivery};
+use klamm_e2e::random::{Random, number_from_environment};
 use klamm_e2e::{binary, skip, wait};
 use rdkafka::Message;
 use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
@@ -37,11 +38,11 @@ fn what_was_acknowledged_survives_kill_9() {
     assert_eq!(lines.len(), LINES);
 
     let options = Options::new(&folder.path().join("data")).port(broker::reserve_port());
-    let mut random = Random(seed);
+    let mut random = Random::of(seed);
     let mut found = Vec::new();
     let mut broker = options.start();
     for round in 0..rounds {
-        let kill_after = usize::try_from(random.next() % LINES as u64).expect("below the number of lines");
+        let kill_after = usize::try_from(random.draw() % LINES as u64).expect("below the number of lines");
         let dies_with_it = round % 2 == 1;
         let topic = format!("proof-{round}");
         eprintln!(
@@ -225,24 +226,6 @@ fn real_text() -> String {
 
 fn show(bytes: &[u8]) -> String {
     String::from_utf8_lossy(&bytes[..bytes.len().min(80)]).into_owned()
-}
-
-fn number_from_environment(name: &str, default: u64) -> u64 {
-    std::env::var(name)
-        .map_or(default, |value| value.parse().unwrap_or_else(|_| panic!("{name} is not a number")))
-}
-
-/// SplitMix64: the moments differ from round to round and repeat from run to run.
-struct Random(u64);
-
-impl Random {
-    fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut mixed = self.0;
-        mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        mixed ^ (mixed >> 31)
-    }
 }
 
 #[test]

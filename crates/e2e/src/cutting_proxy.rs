@@ -1,0 +1,338 @@
+//! A proxy on loopback that cuts connections at chosen points of a request's life.
+//!
+//! Clients reach the broker through it (the broker advertises the proxy's port). Of the requests that the plan looks
+//! at, now and then one loses its connection: with half of it sent, with all of it sent, with its answer made but not
+//! delivered, or with the answer's last bytes missing. What it deliberately does not do: change, delay or reorder bytes.
+//!
+//! Invariant: which of the counted requests are cut, and how, depends on the seed alone.
+
+use crate::random::Random;
+use std::collections::BTreeMap;
+use std::io::{ErrorKind, Read, Write};
+use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::ops::RangeInclusive;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+/// Where a connection is cut.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Cut {
+    /// The broker gets a part of the request.
+    InRequest,
+    /// The broker gets the request, and finds nobody to answer.
+    BehindRequest,
+    /// The broker has answered, so what was asked is done; the client gets nothing.
+    BeforeResponse,
+    /// The client gets the answer without its last bytes.
+    InResponse,
+}
+
+impl Cut {
+    /// All of them.
+    pub const ALL: [Self; 4] = [Self::InRequest, Self::BehindRequest, Self::BeforeResponse, Self::InResponse];
+}
+
+/// Which requests lose their connection.
+#[derive(Clone, Debug)]
+pub struct Plan {
+    /// Only these count; a client whose connection dies at every hello gets nowhere.
+    api_keys: &'static [i16],
+    spared_between: RangeInclusive<u64>,
+    random: Random,
+    spared: u64,
+    /// Of four cuts in a row each kind is one, so that short runs see all.
+    kinds: Vec<Cut>,
+}
+
+impl Plan {
+    /// After a number of requests in `spared_between` with one of `api_keys`, the next one is cut.
+    pub fn new(seed: u64, api_keys: &'static [i16], spared_between: RangeInclusive<u64>) -> Self {
+        let mut random = Random::of(seed);
+        let spared = random.between(spared_between.clone());
+        Self { api_keys, spared_between, random, spared, kinds: Vec::new() }
+    }
+
+    /// What happens to the next request.
+    fn next(&mut self, api_key: i16) -> Option<Incision> {
+        if !self.api_keys.contains(&api_key) {
+            return None;
+        }
+        if self.spared > 0 {
+            self.spared -= 1;
+            return None;
+        }
+        self.spared = self.random.between(self.spared_between.clone());
+        if self.kinds.is_empty() {
+            self.kinds.extend(Cut::ALL);
+        }
+        let drawn = self.random.draw() % self.kinds.len() as u64;
+        let cut = self.kinds.swap_remove(usize::try_from(drawn).expect("below four"));
+        Some(Incision { cut, drawn: self.random.draw() })
+    }
+}
+
+/// A cut, and the number that says where in the frame it falls.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Incision {
+    cut: Cut,
+    drawn: u64,
+}
+
+impl Incision {
+    /// How many of `bytes` are let through: at least one, never all.
+    fn part_of(self, bytes: usize) -> usize {
+        let choices = u64::try_from(bytes.max(2) - 1).expect("a length");
+        1 + usize::try_from(self.drawn % choices).expect("below the length")
+    }
+}
+
+/// A running proxy. Dropped, it takes no more connections.
+pub struct CuttingProxy {
+    address: SocketAddr,
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    broker: SocketAddr,
+    plan: Mutex<Plan>,
+    done: Mutex<BTreeMap<Cut, u64>>,
+    stops: AtomicBool,
+}
+
+impl CuttingProxy {
+    /// Listens on `port` and forwards to `broker`.
+    ///
+    /// # Panics
+    /// When the port is taken.
+    pub fn start(port: u16, broker: SocketAddr, plan: Plan) -> Self {
+        let listener = TcpListener::bind(("127.0.0.1", port)).expect("bind the proxy's port");
+        let address = listener.local_addr().expect("the bound address");
+        let stops = AtomicBool::new(false);
+        let shared = Arc::new(Shared { broker, plan: Mutex::new(plan), done: Mutex::default(), stops });
+        let accepting = shared.clone();
+        std::thread::spawn(move || {
+            while let Ok((client, _)) = listener.accept() {
+                if accepting.stops.load(Ordering::Acquire) {
+                    return;
+                }
+                // A broker that is down refuses: the client finds its connection closed.
+                if let Ok(broker) = TcpStream::connect_timeout(&accepting.broker, CONNECT_TIMEOUT) {
+                    Connection::start(client, broker, accepting.clone());
+                }
+            }
+        });
+        Self { address, shared }
+    }
+
+    /// Where clients connect.
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// How often each cut was made so far.
+    ///
+    /// # Panics
+    /// When a thread of the proxy panicked.
+    pub fn cuts(&self) -> BTreeMap<Cut, u64> {
+        self.shared.done.lock().expect("cuts").clone()
+    }
+}
+
+impl Drop for CuttingProxy {
+    fn drop(&mut self) {
+        self.shared.stops.store(true, Ordering::Release);
+        // Wakes the acceptor.
+        TcpStream::connect_timeout(&self.address, CONNECT_TIMEOUT).ok();
+    }
+}
+
+/// Loopback answers at once, or nobody listens.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+/// No client or broker in these tests sends larger ones.
+const FRAME_BYTES_MAX: usize = 256 << 20;
+
+/// One client's connection: a thread for each direction, ended by the end of either side.
+struct Connection {
+    client: TcpStream,
+    broker: TcpStream,
+    shared: Arc<Shared>,
+    /// By correlation id, what is to happen to responses.
+    doomed: Mutex<BTreeMap<i32, Incision>>,
+}
+
+impl Connection {
+    fn start(client: TcpStream, broker: TcpStream, shared: Arc<Shared>) {
+        client.set_nodelay(true).ok();
+        broker.set_nodelay(true).ok();
+        let connection = Arc::new(Self { client, broker, shared, doomed: Mutex::default() });
+        let responding = connection.clone();
+        std::thread::spawn(move || {
+            connection.forward_requests().ok();
+            connection.close();
+        });
+        std::thread::spawn(move || {
+            responding.forward_responses().ok();
+            responding.close();
+        });
+    }
+
+    fn forward_requests(&self) -> std::io::Result<()> {
+        while let Some(frame) = read_frame(&self.client)? {
+            let (api_key, correlation_id) = (i16_at(&frame, 4), i32_at(&frame, 8));
+            let incision = self.shared.plan.lock().expect("plan").next(api_key);
+            let Some(incision) = incision else {
+                (&self.broker).write_all(&frame)?;
+                continue;
+            };
+            match incision.cut {
+                Cut::InRequest | Cut::BehindRequest => {
+                    let is_whole = incision.cut == Cut::BehindRequest;
+                    let part = if is_whole { frame.len() } else { incision.part_of(frame.len()) };
+                    (&self.broker).write_all(&frame[..part])?;
+                    self.count(incision.cut);
+                    return Ok(());
+                }
+                Cut::BeforeResponse | Cut::InResponse => {
+                    self.doomed.lock().expect("doomed").insert(correlation_id, incision);
+                    (&self.broker).write_all(&frame)?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn forward_responses(&self) -> std::io::Result<()> {
+        while let Some(frame) = read_frame(&self.broker)? {
+            let incision = self.doomed.lock().expect("doomed").remove(&i32_at(&frame, 4));
+            let Some(incision) = incision else {
+                (&self.client).write_all(&frame)?;
+                continue;
+            };
+            if incision.cut == Cut::InResponse {
+                (&self.client).write_all(&frame[..incision.part_of(frame.len())])?;
+            }
+            self.count(incision.cut);
+            return Ok(());
+        }
+        Ok(())
+    }
+
+    fn count(&self, cut: Cut) {
+        *self.shared.done.lock().expect("cuts").entry(cut).or_default() += 1;
+    }
+
+    fn close(&self) {
+        self.client.shutdown(Shutdown::Both).ok();
+        self.broker.shutdown(Shutdown::Both).ok();
+    }
+}
+
+/// The next frame with its length, `None` at the end.
+fn read_frame(mut from: &TcpStream) -> std::io::Result<Option<Vec<u8>>> {
+    let mut frame = vec![0; 4];
+    match from.read_exact(&mut frame) {
+        Err(error) if error.kind() == ErrorKind::UnexpectedEof => return Ok(None),
+        other => other?,
+    }
+    let length = usize::try_from(i32_at(&frame, 0)).unwrap_or(usize::MAX);
+    if length > FRAME_BYTES_MAX {
+        return Err(ErrorKind::InvalidData.into());
+    }
+    frame.resize(4 + length, 0);
+    from.read_exact(&mut frame[4..])?;
+    Ok(Some(frame))
+}
+
+/// 0 where the frame is too short: no such request or response exists.
+fn i32_at(frame: &[u8], at: usize) -> i32 {
+    frame.get(at..at + 4).map_or(0, |bytes| i32::from_be_bytes(bytes.try_into().expect("four bytes")))
+}
+
+fn i16_at(frame: &[u8], at: usize) -> i16 {
+    frame.get(at..at + 2).map_or(0, |bytes| i16::from_be_bytes(bytes.try_into().expect("two bytes")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::raw::{self, Answer};
+
+    const API_KEY: i16 = 0;
+    const OTHER_API_KEY: i16 = 3;
+
+    #[test]
+    fn a_plan_is_its_seed() {
+        let draw = |seed| {
+            let mut plan = Plan::new(seed, &[API_KEY], 2..=4);
+            let cuts: Vec<_> = (0..400).map(|_| plan.next(API_KEY)).collect();
+            cuts
+        };
+        assert_eq!(draw(1), draw(1));
+        assert_ne!(draw(1), draw(2));
+        let cuts = draw(1);
+        assert!(Cut::ALL.iter().all(|kind| cuts.iter().flatten().any(|made| made.cut == *kind)));
+        assert!((80..=134).contains(&cuts.iter().flatten().count()), "one in three to five");
+    }
+
+    #[test]
+    fn other_requests_are_not_counted() {
+        let mut plan = Plan::new(1, &[API_KEY], 0..=0);
+        assert_eq!(plan.next(OTHER_API_KEY), None);
+        assert!(plan.next(API_KEY).is_some());
+    }
+
+    /// A broker that answers each frame with its correlation id and a few bytes, and keeps what came.
+    fn echo() -> (SocketAddr, Arc<Mutex<Vec<Vec<u8>>>>) {
+        let listener = TcpListener::bind("127.0.0.1:0").expect("bind");
+        let address = listener.local_addr().expect("address");
+        let received = Arc::new(Mutex::new(Vec::new()));
+        let keep = received.clone();
+        std::thread::spawn(move || {
+            while let Ok((mut stream, _)) = listener.accept() {
+                let mut all = Vec::new();
+                while let Ok(Some(frame)) = read_frame(&stream) {
+                    let answer = [&frame[8..12], b"answer"].concat();
+                    all.extend_from_slice(&frame);
+                    stream.write_all(&raw::framed(&answer)).ok();
+                }
+                keep.lock().expect("received").push(all);
+            }
+        });
+        (address, received)
+    }
+
+    #[test]
+    fn each_cut_lets_through_what_it_says() {
+        let request = raw::request(API_KEY, 3, 77, b"a body");
+        for seed in 0..40 {
+            let mut plan = Plan::new(seed, &[API_KEY], 0..=0);
+            let expected = plan.clone().next(API_KEY).expect("a cut").cut;
+            plan.spared = 1;
+            let (broker, received) = echo();
+            let proxy = CuttingProxy::start(0, broker, plan);
+            let mut stream = raw::connect(proxy.address());
+            // The first one is spared, and so is another API.
+            for spared in [raw::request(API_KEY, 3, 76, b"a body"), raw::request(OTHER_API_KEY, 3, 75, b"")] {
+                raw::write(&mut stream, &spared);
+                assert!(matches!(raw::read(&mut stream), Answer::Frame(frame) if frame.ends_with(b"answer")));
+            }
+            raw::write(&mut stream, &request);
+            let mut rest = Vec::new();
+            stream.read_to_end(&mut rest).ok();
+            let made = crate::wait::until("a cut", || proxy.cuts().into_iter().next());
+            let arrived = crate::wait::until("the end", || received.lock().unwrap().first().cloned());
+            let is_whole = arrived.ends_with(&request);
+            assert_eq!(made, (expected, 1));
+            match expected {
+                Cut::InRequest => assert!(!is_whole && rest.is_empty()),
+                Cut::BehindRequest | Cut::BeforeResponse => assert!(is_whole && rest.is_empty()),
+                Cut::InResponse => {
+                    let answer = raw::framed(&[&77_i32.to_be_bytes()[..], b"answer"].concat());
+                    assert!(is_whole && !rest.is_empty() && rest.len() < answer.len());
+                    assert!(answer.starts_with(&rest));
+                }
+            }
+        }
+    }
+}
