@@ -14,6 +14,7 @@ pub mod broker;
 pub mod clients;
 pub mod cut_produce;
 pub mod cutting_proxy;
+pub mod exactly_once;
 pub mod java;
 pub mod kafka;
 pub mod pages;
