@@ -20,7 +20,7 @@ use klamm_protocol::ids::Uuid;
 use tokio::sync::oneshot;
 
 use crate::config::{BrokerConfig, Listener};
-use crate::coordinator::{GroupCoordinators, OFFSETS_TOPIC};
+use crate::coordinator::{BrokerCoordinators, GroupCoordinators, Memory, TransactionCoordinators};
 use crate::host::{Host, Pool};
 use crate::log_dirs::{LogDirs, LogDirsError};
 use crate::metadata::applier::{Applier, Published, values};
@@ -86,7 +86,7 @@ pub(crate) struct Booted<H: Host> {
     pub(crate) producer_ids: ProducerIds,
     pub(crate) identity: BrokerIdentity,
     pub(crate) dirs: Arc<LogDirs>,
-    pub(crate) groups: Arc<GroupCoordinators<H>>,
+    pub(crate) coordinators: Arc<BrokerCoordinators<H>>,
 }
 
 /// Everything up to serving. `bound` are the listeners' addresses.
@@ -148,20 +148,27 @@ pub(crate) async fn boot<H: Host>(
         topics: Arc::new(ArcSwap::from_pointee(TopicIndex::default())),
         layers: Arc::new(ArcSwap::from_pointee(config.layers.clone())),
     };
-    let groups = Arc::new(GroupCoordinators::new(
-        host.clone(),
-        OFFSETS_TOPIC,
-        published.image.clone(),
-        &published.layers.load(),
-    ));
-    let applier = Applier::new(host.clone(), config.node_id, dirs.clone(), published.clone(), groups.clone());
+    let layers = &published.layers.load_full();
+    let image = || published.image.clone();
+    let coordinators = BrokerCoordinators {
+        groups: GroupCoordinators::new(host.clone(), &Memory::of_groups(layers), image(), layers),
+        transactions: TransactionCoordinators::new(
+            host.clone(),
+            &Memory::of_transactions(layers),
+            image(),
+            layers,
+        ),
+    };
+    let coordinators = Arc::new(coordinators);
+    let applier =
+        Applier::new(host.clone(), config.node_id, dirs.clone(), published.clone(), coordinators.clone());
     applier.load(quorum.image()).await;
     let strays = dirs.clone();
     host.offload(Pool::Flush, move || strays.set_strays_aside()).await;
     drop(quorum.take_delta());
     let (controller, store) = quorum.start(applier);
     let producer_ids = ProducerIds::new(identity);
-    Ok(Booted { published, controller, store, producer_ids, identity, dirs, groups })
+    Ok(Booted { published, controller, store, producer_ids, identity, dirs, coordinators })
 }
 
 struct Opened {

@@ -19,7 +19,7 @@ use tokio::sync::{oneshot, watch};
 use crate::boot::{self, Booted, StartError};
 use crate::cleaner;
 use crate::config::BrokerConfig;
-use crate::coordinator::GroupCoordinators;
+use crate::coordinator::BrokerCoordinators;
 use crate::directory_move;
 use crate::directory_watch;
 use crate::fetch::session::FetchSessions;
@@ -38,6 +38,7 @@ use crate::net::listener::accept_loop;
 use crate::net::memory::MemoryBudget;
 use crate::partition::registry::TopicIndex;
 use crate::producer_ids::ProducerIds;
+use crate::transactions;
 
 /// How long connections may take to finish what they began before the broker stops without them.
 const DRAIN_MS_MAX: u64 = 5_000;
@@ -60,7 +61,7 @@ pub struct Broker<H: Host> {
     pub(crate) metrics: Metrics,
     pub(crate) dirs: Arc<LogDirs>,
     pub(crate) removals: Arc<Removals>,
-    pub(crate) groups: Arc<GroupCoordinators<H>>,
+    pub(crate) coordinators: Arc<BrokerCoordinators<H>>,
     is_stopping: AtomicBool,
 }
 
@@ -93,7 +94,7 @@ impl<H: Host> Broker<H> {
         }
         let bound: Vec<_> = sockets.iter().map(|(name, _, address)| (name.to_string(), *address)).collect();
         let booted = boot::boot(&host, &config, &bound).await?;
-        let Booted { published, controller, store, producer_ids, identity, dirs, groups } = booted;
+        let Booted { published, controller, store, producer_ids, identity, dirs, coordinators } = booted;
         let Published { image, topics, layers } = published;
         let count_of = |value: i32| usize::try_from(value).unwrap_or(0);
         let broker = Arc::new(Self {
@@ -109,7 +110,7 @@ impl<H: Host> Broker<H> {
             metrics: Metrics::new(),
             dirs,
             removals: Arc::default(),
-            groups,
+            coordinators,
             is_stopping: AtomicBool::new(false),
             config,
             host,
@@ -124,6 +125,8 @@ impl<H: Host> Broker<H> {
         broker.host.spawn("moves", moving);
         let watching = directory_watch::run(broker.clone(), identity, stopped.clone(), lose);
         broker.host.spawn("directories", watching);
+        let performing = transactions::performer::run(broker.clone(), stopped.clone());
+        broker.host.spawn("transactions", performing);
         broker.host.spawn("idle files", idle_files::run(broker.clone(), stopped.clone()));
         broker.host.spawn("cleaner", cleaner::run(broker.clone(), stopped.clone()));
         for dir in broker.dirs.states() {
@@ -233,7 +236,7 @@ impl<H: Host> Running<H> {
         for topic in broker.topics.load().topics() {
             topic.partitions.load().iter().flatten().for_each(|partition| partition.waiters.changed());
         }
-        broker.groups.stop();
+        broker.coordinators.stop();
         let deadline = broker.host.mono().plus_ms(DRAIN_MS_MAX);
         while broker.limits.count() > 0 && broker.host.mono() < deadline {
             broker.host.sleep_until(broker.host.mono().plus_ms(DRAIN_POLL_MS)).await;

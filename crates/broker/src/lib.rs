@@ -31,6 +31,7 @@ mod producer_ids;
 #[cfg(test)]
 mod simulation;
 mod topic_names;
+mod transactions;
 
 pub use boot::StartError;
 pub use broker::{Broker, Running};

@@ -10,7 +10,7 @@ use klamm_coordinator::contract::{At, Coordinator, Ctx, ReplyKey};
 use klamm_coordinator::group::record::GroupRecord;
 use klamm_coordinator::group::settings::GroupSettings;
 use klamm_coordinator::group::{Client, GroupCommand, GroupCoordinator, GroupOutcome, GroupReply};
-use klamm_protocol::ids::Offset;
+use klamm_protocol::ids::{LeaderEpoch, Offset};
 use klamm_protocol::messages::consumer_group_heartbeat::ConsumerGroupHeartbeatRequest;
 use klamm_protocol::messages::consumer_protocol::ConsumerProtocolSubscription;
 use klamm_protocol::messages::group_records::{GroupMetadataKey, GroupMetadataValue, MemberMetadata};
@@ -55,6 +55,7 @@ impl Bench {
         let cx = Ctx {
             mono: self.now,
             wall: WallMs(0),
+            leader_epoch: LeaderEpoch(0),
             image: &self.image,
             settings: &self.settings,
             random: &|| 0,

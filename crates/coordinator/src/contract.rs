@@ -2,8 +2,8 @@
 //!
 //! One machine owns one partition of an internal topic. Its host hands in commands, fired timers and
 //! new metadata images; the machine fills an [`Outcome`]: records, which the host appends as one
-//! batch and hands to [`Coordinator::apply`] at once; answers, which leave once everything that was
-//! appended so far is committed; and timers.
+//! batch and hands to [`Coordinator::apply`] at once; answers and effects, which leave once everything
+//! that was appended so far is committed; and timers.
 //!
 //! Two kinds of state:
 //! - *Durable*: what the records say. Only [`Coordinator::apply`] and
@@ -16,10 +16,11 @@
 //! - Replaying the partition from its start gives the same durable state as having lived through it.
 //! - A failed append or a lost leadership drops the machine and loads a new one: there is no undo.
 //! - Every [`ReplyKey`] is answered at most once. What a lost machine owes, its host answers.
+//! - An effect may be lost with its machine, and is then asked for again by [`Coordinator::loaded`].
 
 use klamm_cluster::image::{MetadataDelta, MetadataImage};
 pub use klamm_cluster::machine::{ReplyKey, TimerOp};
-use klamm_protocol::ids::{Offset, ProducerEpoch, ProducerId};
+use klamm_protocol::ids::{LeaderEpoch, Offset, ProducerEpoch, ProducerId};
 use klamm_protocol::time::{MonoMs, WallMs};
 
 use crate::record::Codec;
@@ -34,6 +35,8 @@ pub trait Coordinator: Sized + Send + 'static {
     type Record: Codec + Send;
     /// Names a timer.
     type Timer: Ord + Clone + Send;
+    /// What it wants done outside its own partition; [`std::convert::Infallible`] if there is nothing.
+    type Effect: Send;
     /// What its configuration says; may change between two calls.
     type Settings: Send + Sync;
 
@@ -77,6 +80,8 @@ pub struct Ctx<'a, S> {
     pub mono: MonoMs,
     /// Wall-clock time, for timestamps that are written.
     pub wall: WallMs,
+    /// The epoch in which the machine's partition is led.
+    pub leader_epoch: LeaderEpoch,
     /// The cluster's metadata.
     pub image: &'a MetadataImage,
     /// The configuration.
@@ -96,6 +101,8 @@ pub struct Outcome<C: Coordinator> {
     /// Answers, of this command and of earlier ones; they leave once everything appended so far,
     /// the records of this outcome included, is committed.
     pub replies: Vec<(ReplyKey, C::Reply)>,
+    /// Done at the same moment as the answers leave, and before later ones.
+    pub effects: Vec<C::Effect>,
     /// Timers to set or cancel.
     pub timers: Vec<TimerOp<C::Timer>>,
 }
@@ -107,6 +114,7 @@ impl<C: Coordinator> Default for Outcome<C> {
             is_divisible: false,
             transaction: None,
             replies: Vec::new(),
+            effects: Vec::new(),
             timers: Vec::new(),
         }
     }

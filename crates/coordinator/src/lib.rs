@@ -11,3 +11,4 @@
 pub mod contract;
 pub mod group;
 pub mod record;
+pub mod transaction;

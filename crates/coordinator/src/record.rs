@@ -28,6 +28,9 @@ pub enum RecordError {
         /// What is wrong.
         source: DecodeError,
     },
+    /// A transaction is in a state that there is not.
+    #[error("a transaction has the unknown status {0}")]
+    TransactionStatus(i8),
 }
 
 /// A record as its topic stores it.

@@ -185,6 +185,15 @@ impl ErrorCode {
     pub const fn code(self) -> i16 {
         self as i16
     }
+
+    /// PRODUCER_FENCED as INVALID_PRODUCER_EPOCH, for clients that know no better (KIP-588).
+    #[must_use]
+    pub const fn or_before_fencing(self, is_before: bool) -> Self {
+        match self {
+            Self::ProducerFenced if is_before => Self::InvalidProducerEpoch,
+            error => error,
+        }
+    }
 }
 
 impl From<ErrorCode> for i16 {

@@ -60,11 +60,9 @@ pub struct BrokerConfig {
     pub log_retention_check_interval_ms: u64,
     /// `log.initial.task.delay.ms`: after the start, until retention is first looked at.
     pub log_initial_task_delay_ms: u64,
-    /// `transactional.id.expiration.ms`; not honoured yet.
-    pub transactional_id_expiration_ms: i32,
     /// `offsets.topic.*`: as the topic is created.
     pub offsets_topic: InternalTopicConfig,
-    /// `transaction.state.log.*`; not honoured yet.
+    /// `transaction.state.log.*`: as the topic is created.
     pub transaction_state_log: InternalTopicConfig,
     /// `share.coordinator.state.topic.*`; not honoured yet.
     pub share_coordinator_state_topic: InternalTopicConfig,
@@ -150,7 +148,6 @@ impl BrokerConfig {
             log_retention_check_interval_ms: u64::try_from(read.long("log.retention.check.interval.ms"))
                 .unwrap_or(1),
             log_initial_task_delay_ms: u64::try_from(read.long("log.initial.task.delay.ms")).unwrap_or(0),
-            transactional_id_expiration_ms: read.int("transactional.id.expiration.ms"),
             offsets_topic: InternalTopicConfig {
                 num_partitions: read.int("offsets.topic.num.partitions"),
                 replication_factor: read.short("offsets.topic.replication.factor"),

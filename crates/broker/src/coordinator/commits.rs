@@ -1,18 +1,20 @@
-//! Answers that wait until the records before them are committed.
+//! Answers and effects that wait until the records before them are committed.
 //!
 //! The shard holds answers back under its own lock; whoever flushes the partition lets them go, from
 //! any thread, without that lock. What it deliberately does not know: the machine.
 //!
-//! **Invariants:** answers leave in the order of the log's ends they wait for; after a failed append
-//! none leaves but as an error.
+//! **Invariants:** answers and effects leave in the order of the log's ends they wait for; after a
+//! failed append no answer leaves but as an error, and no effect at all.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard};
 
+use klamm_coordinator::contract::Coordinator;
 use klamm_protocol::ids::Offset;
 use tokio::sync::{Notify, oneshot};
 
 use super::Unavailable;
+use super::effects::Effects;
 use crate::net::waker::Completion;
 use crate::partition::AppendResult;
 use crate::partition::acks::AppendOwner;
@@ -20,22 +22,30 @@ use crate::partition::acks::AppendOwner;
 /// Where an answer goes.
 pub(super) type Asker<R> = oneshot::Sender<Result<R, Unavailable>>;
 
-pub(super) struct Commits<R> {
-    inner: Mutex<Inner<R>>,
+pub(super) struct Commits<C: Coordinator> {
+    inner: Mutex<Inner<C>>,
     /// Wakes the shard's task after a failure.
     changed: Arc<Notify>,
+    /// To who performs effects.
+    effects: Arc<Effects<C::Effect>>,
 }
 
-struct Inner<R> {
+struct Inner<C: Coordinator> {
     committed: Offset,
-    held: VecDeque<(Offset, Asker<R>, R)>,
+    held: VecDeque<(Offset, Held<C>)>,
     has_failed: bool,
 }
 
-impl<R: Send> Commits<R> {
-    pub(super) fn new(changed: Arc<Notify>) -> Self {
+/// What waits.
+enum Held<C: Coordinator> {
+    Answer(Asker<C::Reply>, C::Reply),
+    Effect(C::Effect),
+}
+
+impl<C: Coordinator> Commits<C> {
+    pub(super) fn new(changed: Arc<Notify>, effects: Arc<Effects<C::Effect>>) -> Self {
         let inner = Inner { committed: Offset(0), held: VecDeque::new(), has_failed: false };
-        Self { inner: Mutex::new(inner), changed }
+        Self { inner: Mutex::new(inner), changed, effects }
     }
 
     /// Begins anew: everything below `end` is in the log and counts.
@@ -53,15 +63,31 @@ impl<R: Send> Commits<R> {
     }
 
     /// Sends `reply` once the log is committed up to `end`.
-    pub(super) fn hold(&self, end: Offset, asker: Asker<R>, reply: R) {
+    pub(super) fn hold(&self, end: Offset, asker: Asker<C::Reply>, reply: C::Reply) {
+        self.hold_any(end, Held::Answer(asker, reply));
+    }
+
+    /// Lets `effect` be performed once the log is committed up to `end`.
+    pub(super) fn hold_effect(&self, end: Offset, effect: C::Effect) {
+        self.hold_any(end, Held::Effect(effect));
+    }
+
+    fn hold_any(&self, end: Offset, held: Held<C>) {
         let mut inner = self.locked();
         if inner.has_failed {
-            let _ = asker.send(Err(Unavailable::Lost));
+            held.drop_unheard();
         } else if inner.committed >= end {
-            // Whoever asked may have gone.
-            let _ = asker.send(Ok(reply));
+            self.let_go(held);
         } else {
-            inner.held.push_back((end, asker, reply));
+            inner.held.push_back((end, held));
+        }
+    }
+
+    fn let_go(&self, held: Held<C>) {
+        match held {
+            // Whoever asked may have gone.
+            Held::Answer(asker, reply) => drop(asker.send(Ok(reply))),
+            Held::Effect(effect) => self.effects.push(effect),
         }
     }
 
@@ -100,28 +126,34 @@ impl<R: Send> Commits<R> {
 
     fn release(&self) {
         let mut inner = self.locked();
-        while inner.held.front().is_some_and(|(end, ..)| *end <= inner.committed) {
-            if let Some((_, asker, reply)) = inner.held.pop_front() {
-                let _ = asker.send(Ok(reply));
+        while inner.held.front().is_some_and(|(end, _)| *end <= inner.committed) {
+            if let Some((_, held)) = inner.held.pop_front() {
+                self.let_go(held);
             }
         }
     }
 
-    fn locked(&self) -> MutexGuard<'_, Inner<R>> {
+    fn locked(&self) -> MutexGuard<'_, Inner<C>> {
         self.inner.lock().expect("nothing panics in here")
     }
 }
 
-impl<R> Inner<R> {
-    fn fail(&mut self) {
-        self.has_failed = true;
-        for (_, asker, _) in self.held.drain(..) {
+impl<C: Coordinator> Held<C> {
+    fn drop_unheard(self) {
+        if let Self::Answer(asker, _) = self {
             let _ = asker.send(Err(Unavailable::Lost));
         }
     }
 }
 
-impl<R: Send> AppendOwner for Commits<R> {
+impl<C: Coordinator> Inner<C> {
+    fn fail(&mut self) {
+        self.has_failed = true;
+        self.held.drain(..).for_each(|(_, held)| held.drop_unheard());
+    }
+}
+
+impl<C: Coordinator> AppendOwner for Commits<C> {
     /// The slot is the end that the log has behind the batch.
     fn leave(&self, completion: Completion<AppendResult>) {
         self.note(Offset(completion.slot as i64), &completion.result);

@@ -1,13 +1,13 @@
 //! The coordinator host: every partition of an internal topic that this broker leads, with its machine.
 //!
 //! It knows partitions, commits, timers and loads; the machines ([`klamm_coordinator`]) know what the
-//! records mean. Groups are the first; transactions and share groups will be further machines on the
-//! same host. What it deliberately does not do: decode requests (the handlers do), replicate.
+//! records mean: groups and transactions now; share groups will be further machines on the same host. What it deliberately does not do: decode requests (the handlers do), replicate.
 //!
 //! **Invariants:** one shard a partition; a group's shard is the one that its id hashes to, as in
 //! Kafka.
 
 mod commits;
+mod effects;
 mod loader;
 mod shard;
 #[cfg(test)]
@@ -22,11 +22,13 @@ use klamm_cluster::config::{ConfigLayers, ConfigValue};
 use klamm_cluster::image::{MetadataDelta, MetadataImage};
 use klamm_coordinator::contract::Coordinator;
 use klamm_coordinator::group::GroupCoordinator;
+use klamm_coordinator::transaction::TransactionCoordinator;
 use klamm_protocol::error_code::ErrorCode;
 use klamm_protocol::ids::PartitionIndex;
 use klamm_protocol::records::{Attributes, Codec};
 use tokio::sync::watch;
 
+use effects::Effects;
 pub(crate) use shard::Shard;
 
 use crate::host::Host;
@@ -35,8 +37,33 @@ use crate::partition::registry::TopicIndex;
 /// The topic of groups and their offsets.
 pub(crate) const OFFSETS_TOPIC: &str = "__consumer_offsets";
 
+/// The topic of transactional ids and their transactions.
+pub(crate) const TRANSACTION_STATE_TOPIC: &str = "__transaction_state";
+
 /// The group coordinator of this broker.
 pub(crate) type GroupCoordinators<H> = Coordinators<H, GroupCoordinator>;
+/// The transaction coordinator of this broker.
+pub(crate) type TransactionCoordinators<H> = Coordinators<H, TransactionCoordinator>;
+
+/// The coordinators of this broker.
+pub(crate) struct BrokerCoordinators<H: Host> {
+    pub(crate) groups: GroupCoordinators<H>,
+    pub(crate) transactions: TransactionCoordinators<H>,
+}
+
+impl<H: Host> BrokerCoordinators<H> {
+    /// Both follow to what was just published.
+    pub(crate) fn follow(&self, topics: &TopicIndex, layers: &ConfigLayers, delta: &MetadataDelta) {
+        self.groups.follow(topics, layers, delta);
+        self.transactions.follow(topics, layers, delta);
+    }
+
+    /// Lets everybody go who waits for a later answer.
+    pub(crate) fn stop(&self) {
+        self.groups.stop();
+        self.transactions.stop();
+    }
+}
 
 /// Why there is no answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -63,8 +90,42 @@ struct World<H: Host, C: Coordinator> {
     host: H,
     image: Arc<ArcSwap<MetadataImage>>,
     settings: ArcSwap<C::Settings>,
+    effects: Arc<Effects<C::Effect>>,
     codec: Codec,
     load_buffer_bytes: u32,
+}
+
+/// The internal topic that a kind of machine keeps its records in.
+pub(crate) struct Memory {
+    topic: &'static str,
+    codec: Codec,
+    load_buffer_bytes: u32,
+}
+
+impl Memory {
+    pub(crate) fn of_groups(layers: &ConfigLayers) -> Self {
+        // Numbered as in a batch's attributes.
+        let codec = i16::try_from(number(layers, "offsets.topic.compression.codec")).map(Attributes);
+        let codec = codec.ok().filter(|numbered| numbered.0 < 8);
+        let codec = codec.and_then(|numbered| numbered.compression().ok()).unwrap_or_default();
+        Self { topic: OFFSETS_TOPIC, codec, load_buffer_bytes: buffer(layers, "offsets.load.buffer.size") }
+    }
+
+    pub(crate) fn of_transactions(layers: &ConfigLayers) -> Self {
+        let load_buffer_bytes = buffer(layers, "transaction.state.log.load.buffer.size");
+        Self { topic: TRANSACTION_STATE_TOPIC, codec: Codec::None, load_buffer_bytes }
+    }
+}
+
+fn number(layers: &ConfigLayers, name: &str) -> i64 {
+    match layers.value(name) {
+        Some(ConfigValue::Integer(number)) => number,
+        _ => 0,
+    }
+}
+
+fn buffer(layers: &ConfigLayers, name: &str) -> u32 {
+    u32::try_from(number(layers, name)).unwrap_or(u32::MAX)
 }
 
 /// All shards of one internal topic.
@@ -81,27 +142,20 @@ where
 {
     pub(crate) fn new(
         host: H,
-        topic: &'static str,
+        memory: &Memory,
         image: Arc<ArcSwap<MetadataImage>>,
         layers: &ConfigLayers,
     ) -> Self {
-        let number = |name| match layers.value(name) {
-            Some(ConfigValue::Integer(number)) => number,
-            _ => 0,
-        };
-        // Numbered as in a batch's attributes.
-        let codec = i16::try_from(number("offsets.topic.compression.codec")).map(Attributes);
-        let codec = codec.ok().filter(|numbered| numbered.0 < 8);
-        let codec = codec.and_then(|numbered| numbered.compression().ok()).unwrap_or_default();
-        let load_buffer_bytes = u32::try_from(number("offsets.load.buffer.size")).unwrap_or(u32::MAX);
         let settings = ArcSwap::from_pointee(C::Settings::from(layers));
-        let world = Arc::new(World { host, image, settings, codec, load_buffer_bytes });
+        let Memory { topic, codec, load_buffer_bytes } = *memory;
+        let effects = Arc::new(Effects::new());
+        let world = Arc::new(World { host, image, settings, effects, codec, load_buffer_bytes });
         Self { topic, world, shards: Mutex::default(), stop: watch::channel(false).0 }
     }
 
     /// Follows to what was just published: shards for new partitions, none for those that went,
     /// and what changed for all.
-    pub(crate) fn follow(&self, topics: &TopicIndex, layers: &ConfigLayers, delta: &MetadataDelta) {
+    fn follow(&self, topics: &TopicIndex, layers: &ConfigLayers, delta: &MetadataDelta) {
         if !delta.configs_changed.is_empty() {
             self.world.settings.store(Arc::new(C::Settings::from(layers)));
         }
@@ -152,13 +206,17 @@ where
         (count > 0).then(|| PartitionIndex(java_hash_not_negative(key) % count))
     }
 
+    /// What the machines want done.
+    pub(crate) fn effects(&self) -> &Effects<C::Effect> {
+        &self.world.effects
+    }
+
     /// The configuration now.
     pub(crate) fn settings(&self) -> Arc<C::Settings> {
         self.world.settings.load_full()
     }
 
-    /// Lets everybody go who waits for a later answer.
-    pub(crate) fn stop(&self) {
+    fn stop(&self) {
         let _ = self.stop.send(true);
         self.all().iter().for_each(|shard| shard.close());
     }

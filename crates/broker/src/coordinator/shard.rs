@@ -47,7 +47,7 @@ pub(crate) struct Shard<H: Host, C: Coordinator> {
     world: Arc<World<H, C>>,
     pub(super) partition: Arc<Partition>,
     inner: Mutex<Inner<C>>,
-    commits: Arc<Commits<C::Reply>>,
+    commits: Arc<Commits<C>>,
     changed: Arc<Notify>,
 }
 
@@ -131,7 +131,7 @@ impl<H: Host, C: Coordinator + Default> Shard<H, C> {
         let shard = Arc::new(Self {
             partition,
             inner: Mutex::new(Inner { role: Role::Loading, queue: VecDeque::new(), is_task_waiting: false }),
-            commits: Arc::new(Commits::new(changed.clone())),
+            commits: Arc::new(Commits::new(changed.clone(), world.effects.clone())),
             changed,
             world,
         });
@@ -441,6 +441,9 @@ impl<H: Host, C: Coordinator + Default> Shard<H, C> {
                 self.commits.hold(active.end, asker, reply);
             }
         }
+        for effect in out.effects.drain(..) {
+            self.commits.hold_effect(active.end, effect);
+        }
         active.out = out;
         dirty
     }
@@ -507,6 +510,7 @@ impl<H: Host, C: Coordinator + Default> Shard<H, C> {
         job(&Ctx {
             mono: host.mono(),
             wall: host.wall(),
+            leader_epoch: self.partition.leader_epoch(),
             image: &image,
             settings: &settings,
             random: &random,

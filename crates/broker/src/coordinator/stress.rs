@@ -15,6 +15,7 @@ use klamm_protocol::messages::group_records::GroupMetadataKey;
 use klamm_protocol::records::Codec;
 use tokio::sync::watch;
 
+use super::effects::Effects;
 use super::{Shard, Unavailable, World};
 use crate::host::RealHost;
 use crate::partition::stress::{directory_on, partition_in};
@@ -32,6 +33,7 @@ impl Coordinator for Bell {
     type Reply = ();
     type Record = GroupRecord;
     type Timer = u64;
+    type Effect = std::convert::Infallible;
     type Settings = ();
 
     fn decide(&mut self, cx: &Ctx<'_, ()>, key: ReplyKey, (): (), out: &mut Outcome<Self>) {
@@ -67,6 +69,7 @@ fn no_timer_is_lost_under_contention() {
             host: RealHost::new(),
             image: Arc::default(),
             settings: ArcSwap::from_pointee(()),
+            effects: Arc::new(Effects::new()),
             codec: Codec::None,
             load_buffer_bytes: 1024,
         });

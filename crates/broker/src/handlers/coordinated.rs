@@ -22,11 +22,12 @@ pub(super) async fn ask<H: Host>(
     group_id: &str,
     command: GroupCommand,
 ) -> Result<GroupReply, ErrorCode> {
-    let shard = broker.groups.of_key(group_id).ok_or(ErrorCode::NotCoordinator)?;
+    let shard = broker.coordinators.groups.of_key(group_id).ok_or(ErrorCode::NotCoordinator)?;
     shard.ask(command).await.map_err(|unavailable| unavailable.error_code())
 }
 
 /// Whether consumer groups (KIP-848) are switched on, here and in the cluster.
 pub(super) fn serves_consumer_groups<H: Host>(broker: &Broker<H>) -> bool {
-    broker.groups.settings().serves_consumer_groups && broker.image.load().feature_level(GROUP_VERSION) >= 1
+    broker.coordinators.groups.settings().serves_consumer_groups
+        && broker.image.load().feature_level(GROUP_VERSION) >= 1
 }

@@ -1,4 +1,4 @@
-//! FindCoordinator, versions 0 to 6: which broker a group belongs to.
+//! FindCoordinator, versions 0 to 6: which broker a group or a transactional id belongs to.
 //!
 //! - 1: kinds of keys. 4: several keys (KIP-699). 6: share groups (KIP-932), not served yet.
 //!
@@ -8,7 +8,7 @@
 //! | error | when |
 //! |---|---|
 //! | COORDINATOR_NOT_AVAILABLE | the topic cannot be created, or its partition has no leader |
-//! | INVALID_REQUEST | a key of another kind: transactions and share groups are not served yet |
+//! | INVALID_REQUEST | a key of another kind: share groups are not served yet |
 
 use std::sync::Arc;
 
@@ -21,13 +21,16 @@ use klamm_protocol::wire::WireStr;
 
 use super::{Frame, Handled, create_topics};
 use crate::broker::Broker;
-use crate::coordinator::OFFSETS_TOPIC;
+use crate::config::{BrokerConfig, InternalTopicConfig};
+use crate::coordinator::{OFFSETS_TOPIC, TRANSACTION_STATE_TOPIC};
 use crate::host::Host;
 
 /// From here on a request has several keys.
 const KEYS_VERSION_MIN: i16 = 4;
 /// A key that is a group's id.
 const GROUP_KEY: i8 = 0;
+/// A key that is a transactional id.
+const TRANSACTION_KEY: i8 = 1;
 /// Of no broker.
 const NO_NODE: i32 = -1;
 
@@ -43,8 +46,11 @@ pub(crate) fn handle<H: Host>(broker: &Arc<Broker<H>>, listener: &Arc<str>, mut 
             KEYS_VERSION_MIN.. => request.coordinator_keys,
             _ => vec![request.key],
         };
-        if request.key_type == GROUP_KEY && !keys.is_empty() {
-            create_topic(&broker).await;
+        match request.key_type {
+            _ if keys.is_empty() => {}
+            GROUP_KEY => create_topic(&broker, offsets_topic(&broker.config)).await,
+            TRANSACTION_KEY => create_topic(&broker, transaction_state_topic(&broker.config)).await,
+            _ => {}
         }
         let found: Vec<Coordinator> =
             keys.into_iter().map(|key| find(&broker, &listener, request.key_type, key)).collect();
@@ -83,12 +89,17 @@ fn find<H: Host>(broker: &Broker<H>, listener: &str, kind: i8, key: WireStr) -> 
         error_message: Some(WireStr::from_static(message)),
         ..Default::default()
     };
-    if kind != GROUP_KEY {
-        return failed(ErrorCode::InvalidRequest, "only the coordinators of groups are served yet");
-    }
+    let (topic, partition) = match kind {
+        GROUP_KEY => (OFFSETS_TOPIC, broker.coordinators.groups.partition_of(&key)),
+        TRANSACTION_KEY => (TRANSACTION_STATE_TOPIC, broker.coordinators.transactions.partition_of(&key)),
+        _ => {
+            let message = "only the coordinators of groups and transactions are served yet";
+            return failed(ErrorCode::InvalidRequest, message);
+        }
+    };
     let image = broker.image.load();
-    let leader = broker.groups.partition_of(&key).and_then(|partition| {
-        let topic = image.topic_by_name(OFFSETS_TOPIC)?;
+    let leader = partition.and_then(|partition| {
+        let topic = image.topic_by_name(topic)?;
         let leader = image.broker(topic.partitions.get(&partition)?.leader)?;
         (!leader.is_fenced).then(|| leader.endpoint(listener).map(|endpoint| (leader.id, endpoint)))?
     });
@@ -104,25 +115,41 @@ fn find<H: Host>(broker: &Broker<H>, listener: &str, kind: i8, key: WireStr) -> 
     }
 }
 
-async fn create_topic<H: Host>(broker: &Arc<Broker<H>>) {
-    if broker.image.load().topic_by_name(OFFSETS_TOPIC).is_some() {
+async fn create_topic<H: Host>(broker: &Arc<Broker<H>>, topic: NewTopic) {
+    if broker.image.load().topic_by_name(&topic.name).is_some() {
         return;
     }
-    let config = &broker.config.offsets_topic;
-    let set = |key: &str, value: String| (key.to_owned(), Some(value));
-    let topic = NewTopic {
-        name: OFFSETS_TOPIC.to_owned(),
+    let name = topic.name.clone();
+    if let Err(error) = create_topics::create_internal(broker, topic).await {
+        tracing::error!(error = error.name(), topic = name, "cannot create an internal topic");
+    }
+}
+
+fn offsets_topic(config: &BrokerConfig) -> NewTopic {
+    internal_topic(OFFSETS_TOPIC, &config.offsets_topic, &[("compression.type", "producer")])
+}
+
+fn transaction_state_topic(config: &BrokerConfig) -> NewTopic {
+    let config = &config.transaction_state_log;
+    let min_insync_replicas = config.min_insync_replicas.to_string();
+    let configs = [
+        ("compression.type", "uncompressed"),
+        ("min.insync.replicas", &*min_insync_replicas),
+        ("unclean.leader.election.enable", "false"),
+    ];
+    internal_topic(TRANSACTION_STATE_TOPIC, config, &configs)
+}
+
+fn internal_topic(name: &str, config: &InternalTopicConfig, configs: &[(&str, &str)]) -> NewTopic {
+    let segment_bytes = config.segment_bytes.to_string();
+    let compacted = [("cleanup.policy", "compact"), ("segment.bytes", &*segment_bytes)];
+    let set = |(key, value): &(&str, &str)| ((*key).to_owned(), Some((*value).to_owned()));
+    NewTopic {
+        name: name.to_owned(),
         partition_count: config.num_partitions,
         replication_factor: config.replication_factor,
         assignments: Vec::new(),
-        configs: vec![
-            set("cleanup.policy", "compact".to_owned()),
-            set("compression.type", "producer".to_owned()),
-            set("segment.bytes", config.segment_bytes.to_string()),
-        ],
-    };
-    if let Err(error) = create_topics::create_internal(broker, topic).await {
-        tracing::error!(error = error.name(), topic = OFFSETS_TOPIC, "cannot create an internal topic");
+        configs: compacted.iter().chain(configs).map(set).collect(),
     }
 }
 

@@ -24,7 +24,7 @@ pub(crate) fn handle<H: Host>(broker: &Arc<Broker<H>>, mut frame: Frame) -> Hand
         let states: Vec<String> = request.states_filter.iter().map(String::from).collect();
         let types: Vec<String> = request.types_filter.iter().map(String::from).collect();
         let mut groups = Vec::new();
-        for shard in broker.groups.all() {
+        for shard in broker.coordinators.groups.all() {
             let command = GroupCommand::ListGroups { states: states.clone(), types: types.clone() };
             match shard.ask(command).await {
                 Ok(GroupReply::ListGroups(listed)) => groups.extend(listed),

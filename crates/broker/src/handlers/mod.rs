@@ -8,6 +8,8 @@ pub(crate) mod produce;
 
 pub(crate) mod fetch;
 
+mod add_offsets_to_txn;
+mod add_partitions_to_txn;
 mod alter_configs;
 mod alter_replica_log_dirs;
 mod api_versions;
@@ -25,6 +27,8 @@ mod describe_configs;
 mod describe_groups;
 mod describe_log_dirs;
 mod describe_topic_partitions;
+mod describe_transactions;
+mod end_txn;
 mod find_coordinator;
 mod heartbeat;
 mod init_producer_id;
@@ -32,6 +36,7 @@ mod join_group;
 mod leave_group;
 mod list_groups;
 mod list_offsets;
+mod list_transactions;
 mod metadata;
 mod offset_commit;
 mod offset_delete;
@@ -117,6 +122,11 @@ pub(crate) fn handle<H: Host>(broker: &Arc<Broker<H>>, context: &ConnectionConte
         ApiKey::DeleteTopics => delete_topics::handle(broker, frame),
         ApiKey::DeleteRecords => delete_records::handle(broker, frame),
         ApiKey::InitProducerId => init_producer_id::handle(broker, frame),
+        ApiKey::AddPartitionsToTxn => add_partitions_to_txn::handle(broker, frame),
+        ApiKey::AddOffsetsToTxn => add_offsets_to_txn::handle(broker, frame),
+        ApiKey::EndTxn => end_txn::handle(broker, frame),
+        ApiKey::DescribeTransactions => describe_transactions::handle(broker, frame),
+        ApiKey::ListTransactions => list_transactions::handle(broker, frame),
         ApiKey::OffsetForLeaderEpoch => offset_for_leader_epoch::handle(broker, frame),
         ApiKey::DescribeConfigs => describe_configs::handle(broker, frame),
         ApiKey::AlterConfigs => alter_configs::handle_full(broker, frame),

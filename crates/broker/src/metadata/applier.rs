@@ -19,7 +19,7 @@ use klamm_log::{AppendError, LogConfig};
 use klamm_protocol::ids::{LeaderEpoch, NodeId, PartitionIndex, TopicId, Uuid};
 
 use super::error::MetadataError;
-use crate::coordinator::GroupCoordinators;
+use crate::coordinator::BrokerCoordinators;
 use crate::host::{Host, Pool};
 use crate::log_dirs::{LogDirs, Marked, Wanted};
 use crate::partition::registry::{Topic, TopicIndex};
@@ -40,7 +40,7 @@ pub(crate) struct Applier<H: Host> {
     node: NodeId,
     dirs: Arc<LogDirs>,
     published: Published,
-    groups: Arc<GroupCoordinators<H>>,
+    coordinators: Arc<BrokerCoordinators<H>>,
 }
 
 impl<H: Host> Applier<H> {
@@ -49,9 +49,9 @@ impl<H: Host> Applier<H> {
         node: NodeId,
         dirs: Arc<LogDirs>,
         published: Published,
-        groups: Arc<GroupCoordinators<H>>,
+        coordinators: Arc<BrokerCoordinators<H>>,
     ) -> Self {
-        Self { host, node, dirs, published, groups }
+        Self { host, node, dirs, published, coordinators }
     }
 
     /// Follows from nothing to `image`: at start.
@@ -108,7 +108,7 @@ impl<H: Host> Applier<H> {
         }
         self.published.topics.store(Arc::new(index));
         self.published.image.store(Arc::new(image.clone()));
-        self.groups.follow(&self.published.topics.load(), &self.published.layers.load(), delta);
+        self.coordinators.follow(&self.published.topics.load(), &self.published.layers.load(), delta);
     }
 
     async fn create(&self, image: &MetadataImage, index: &mut TopicIndex, topics: &[&TopicImage]) {

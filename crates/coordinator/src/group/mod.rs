@@ -18,6 +18,7 @@ pub mod record;
 pub mod settings;
 
 use std::collections::BTreeMap;
+use std::convert::Infallible;
 use std::mem::discriminant;
 use std::sync::Arc;
 
@@ -201,6 +202,7 @@ impl Coordinator for GroupCoordinator {
     type Reply = GroupReply;
     type Record = GroupRecord;
     type Timer = GroupTimer;
+    type Effect = Infallible;
     type Settings = GroupSettings;
 
     fn decide(&mut self, cx: &GroupCtx<'_>, key: ReplyKey, command: GroupCommand, out: &mut GroupOutcome) {

@@ -25,7 +25,7 @@ use klamm_coordinator::group::record::GroupRecord;
 use klamm_coordinator::group::settings::GroupSettings;
 use klamm_coordinator::group::{Client, GroupCommand, GroupCoordinator, GroupReply, GroupTimer};
 use klamm_coordinator::record::Codec;
-use klamm_protocol::ids::{Offset, ProducerId, TopicId, Uuid};
+use klamm_protocol::ids::{LeaderEpoch, Offset, ProducerId, TopicId, Uuid};
 use klamm_protocol::messages::metadata_records::{PartitionRecord, RemoveTopicRecord, TopicRecord};
 use klamm_protocol::time::{MonoMs, WallMs};
 use klamm_protocol::wire::WireStr;
@@ -275,6 +275,7 @@ impl World {
         let cx = Ctx {
             mono: self.now,
             wall: self.wall(),
+            leader_epoch: LeaderEpoch(0),
             image: &self.image,
             settings: &self.settings,
             random: &random,

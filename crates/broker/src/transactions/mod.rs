@@ -1,0 +1,88 @@
+//! How the broker's other parts reach its transaction coordinator, and what they do for it.
+//!
+//! `performer` does what the machines want done: the markers of ended transactions. What it deliberately
+//! does not do: decide (`klamm_coordinator::transaction` does), keep state.
+
+pub(crate) mod markers;
+pub(crate) mod performer;
+
+use std::sync::Arc;
+
+use klamm_coordinator::transaction::{
+    AddPartitions, EPOCH_BUMP_LEVEL, Partitions, Producer, TransactionCommand, TransactionReply,
+};
+use klamm_protocol::error_code::ErrorCode;
+use klamm_protocol::ids::{PartitionIndex, ProducerId};
+
+use crate::broker::Broker;
+use crate::host::Host;
+
+/// What a partition's leader asks about the transaction of a batch.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum VerifyMode {
+    /// Whether the partitions are in it.
+    Verify,
+    /// That they join it (KIP-890, second part).
+    #[expect(dead_code, reason = "no produce request does so yet")]
+    Add,
+}
+
+/// The answer of the coordinator of `transactional_id`, or the error that says why there is none.
+pub(crate) async fn ask<H: Host>(
+    broker: &Broker<H>,
+    transactional_id: &str,
+    command: TransactionCommand,
+) -> Result<TransactionReply, ErrorCode> {
+    let shard = broker.coordinators.transactions.of_key(transactional_id).ok_or(ErrorCode::NotCoordinator)?;
+    shard.ask(command).await.map_err(|unavailable| unavailable.error_code())
+}
+
+/// As [`ask`], with a producer id that nobody had before if the coordinator needs one.
+pub(crate) async fn ask_with_fresh_id<H: Host>(
+    broker: &Broker<H>,
+    transactional_id: &str,
+    command: impl Fn(Option<ProducerId>) -> TransactionCommand,
+) -> Result<TransactionReply, ErrorCode> {
+    match ask(broker, transactional_id, command(None)).await? {
+        TransactionReply::NeedsProducerId => {
+            let fresh = broker.producer_ids.next(&broker.controller).await;
+            // The client asks again.
+            let fresh = fresh.map_err(|_| ErrorCode::CoordinatorNotAvailable)?;
+            ask(broker, transactional_id, command(Some(fresh))).await
+        }
+        reply => Ok(reply),
+    }
+}
+
+/// Which of `partitions` are not in the transaction of `producer`: those may not be written.
+///
+/// # Errors
+/// The coordinator's, for all of them.
+pub(crate) async fn verify<H: Host>(
+    broker: &Broker<H>,
+    transactional_id: &str,
+    producer: Producer,
+    partitions: Partitions,
+    mode: VerifyMode,
+) -> Result<Vec<(Arc<str>, PartitionIndex)>, ErrorCode> {
+    if transactional_id.is_empty() {
+        return Err(ErrorCode::InvalidRequest);
+    }
+    let id: Arc<str> = transactional_id.into();
+    let command = match mode {
+        VerifyMode::Verify => {
+            TransactionCommand::VerifyPartitions { transactional_id: id, producer, partitions }
+        }
+        VerifyMode::Add => TransactionCommand::AddPartitions(AddPartitions {
+            transactional_id: id,
+            producer,
+            partitions,
+            client_version: EPOCH_BUMP_LEVEL,
+        }),
+    };
+    match ask(broker, transactional_id, command).await? {
+        TransactionReply::VerifyPartitions(result) => result,
+        TransactionReply::AddPartitions(result) => result.map(|()| Vec::new()),
+        other => unreachable!("{other:?} answers a verification"),
+    }
+}

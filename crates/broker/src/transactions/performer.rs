@@ -1,0 +1,167 @@
+//! Does what the transaction coordinator wants done: markers into every partition of an ended
+//! transaction, producer ids for those that have run out of epochs.
+//!
+//! A partition that is offline, or whose coordinator loads, is tried again until it takes the marker; one
+//! that is deleted needs none. What it deliberately does not do: remember anything over a restart, since
+//! a loaded coordinator asks again.
+//!
+//! **Invariants:** the coordinator hears of the markers only once all are committed; one transaction's
+//! markers are not written twice at the same time.
+
+use std::collections::BTreeSet;
+use std::future::Future;
+use std::pin::pin;
+use std::sync::{Arc, Mutex};
+use std::task::Poll;
+
+use klamm_coordinator::transaction::{
+    Ending, Markers, Producer, TransactionCommand, TransactionEffect, TransactionReply,
+};
+use klamm_protocol::ids::PartitionIndex;
+use tokio::sync::watch;
+
+use super::ask;
+use super::markers::{Marker, MarkerError, write_marker};
+use crate::broker::Broker;
+use crate::coordinator::Unavailable;
+use crate::host::Host;
+
+/// Between two tries.
+const RETRY_MS: u64 = 100;
+/// How many tries fail between two lines in the log.
+const TRIES_PER_COMPLAINT: u32 = 600;
+
+/// The transactional ids whose markers are being written.
+type UnderWay = Arc<Mutex<BTreeSet<Arc<str>>>>;
+
+/// Performs until the broker stops.
+pub(crate) async fn run<H: Host>(broker: Arc<Broker<H>>, mut stop: watch::Receiver<bool>) {
+    let under_way = UnderWay::default();
+    loop {
+        let effect = tokio::select! { biased;
+            _ = stop.changed() => return,
+            effect = broker.coordinators.transactions.effects().take() => effect,
+        };
+        let (of_task, stopped) = (broker.clone(), stop.clone());
+        match effect {
+            TransactionEffect::WriteMarkers(markers) => {
+                let id = markers.transactional_id.clone();
+                if locked(&under_way).insert(id.clone()) {
+                    let under_way = under_way.clone();
+                    broker.host.spawn("markers", async move {
+                        write_markers(&of_task, markers, stopped).await;
+                        locked(&under_way).remove(&id);
+                    });
+                }
+            }
+            TransactionEffect::FetchProducerId { transactional_id, producer } => {
+                broker.host.spawn("markers", async move {
+                    fetch_producer_id(&of_task, transactional_id, producer).await;
+                });
+            }
+        }
+    }
+}
+
+fn locked(under_way: &UnderWay) -> std::sync::MutexGuard<'_, BTreeSet<Arc<str>>> {
+    under_way.lock().expect("nothing panics in here")
+}
+
+async fn fetch_producer_id<H: Host>(broker: &Broker<H>, transactional_id: Arc<str>, producer: Producer) {
+    // Whatever fails here is asked for again when timeouts are next looked at.
+    if let Ok(fresh) = broker.producer_ids.next(&broker.controller).await {
+        let id = transactional_id.clone();
+        let _ =
+            ask(broker, &id, TransactionCommand::AbortTimedOut { transactional_id, producer, fresh }).await;
+    }
+}
+
+async fn write_markers<H: Host>(broker: &Broker<H>, markers: Markers, stop: watch::Receiver<bool>) {
+    let Markers { transactional_id, producer, ending, partitions, coordinator_epoch, transaction_version } =
+        markers;
+    let marker = Marker {
+        producer_id: producer.id,
+        producer_epoch: producer.epoch,
+        coordinator_epoch,
+        is_commit: ending == Ending::Commit,
+        transaction_version,
+    };
+    let mut left: Vec<(Arc<str>, PartitionIndex)> =
+        partitions.iter().map(|(topic, partition)| (topic.clone(), partition)).collect();
+    let mut try_count = 0;
+    while !left.is_empty() {
+        // All appends before the first wait: one flush covers them.
+        let writes = left.iter().map(|(topic, partition)| write_marker(broker, topic, *partition, &marker));
+        let results = all(writes.collect()).await;
+        let mut failed = results.into_iter().zip(left);
+        left = Vec::new();
+        for (result, (topic, partition)) in failed.by_ref() {
+            match result {
+                Ok(()) | Err(MarkerError::UnknownPartition) => {}
+                Err(MarkerError::Refused(error)) => {
+                    // Only a producer or a coordinator that came later is known better there.
+                    tracing::warn!(%transactional_id, %topic, %partition, %error, "a partition refuses a marker");
+                }
+                Err(MarkerError::Unavailable(error)) => {
+                    if try_count % TRIES_PER_COMPLAINT == 0 {
+                        tracing::warn!(
+                            %transactional_id, %topic, %partition, %error,
+                            "a transaction waits for this partition: it is tried again and again"
+                        );
+                    }
+                    left.push((topic, partition));
+                }
+            }
+        }
+        if !left.is_empty() {
+            try_count += 1;
+            if !wait(broker, &stop).await {
+                return;
+            }
+        }
+    }
+    loop {
+        let written =
+            TransactionCommand::MarkersWritten { transactional_id: transactional_id.clone(), producer };
+        let Some(shard) = broker.coordinators.transactions.of_key(&transactional_id) else { return };
+        match shard.ask(written).await {
+            Ok(TransactionReply::Noted) => return,
+            Ok(other) => unreachable!("{other:?} answers markers"),
+            // It loads, or will: what it asks for again is already done.
+            Err(Unavailable::Loading | Unavailable::Lost) => {
+                if !wait(broker, &stop).await {
+                    return;
+                }
+            }
+        }
+    }
+}
+
+/// False once the broker stops.
+async fn wait<H: Host>(broker: &Broker<H>, stop: &watch::Receiver<bool>) -> bool {
+    let mut stop = stop.clone();
+    if *stop.borrow() {
+        return false;
+    }
+    tokio::select! { biased;
+        _ = stop.changed() => false,
+        () = broker.host.sleep_until(broker.host.mono().plus_ms(RETRY_MS)) => true,
+    }
+}
+
+/// Runs all at once, and gives their results in order.
+async fn all<F: Future>(futures: Vec<F>) -> Vec<F::Output> {
+    let mut futures: Vec<_> = futures.into_iter().map(|future| (Box::pin(future), None)).collect();
+    std::future::poll_fn(|cx| {
+        let mut is_done = true;
+        for (future, result) in futures.iter_mut().filter(|(_, result)| result.is_none()) {
+            match pin!(future).poll(cx) {
+                Poll::Ready(output) => *result = Some(output),
+                Poll::Pending => is_done = false,
+            }
+        }
+        if is_done { Poll::Ready(()) } else { Poll::Pending }
+    })
+    .await;
+    futures.into_iter().filter_map(|(_, result)| result).collect()
+}
