@@ -20,6 +20,9 @@ pub struct LogConfig {
     pub is_compacted: bool,
     /// `producer.id.expiration.ms`: a producer idle for so long is forgotten.
     pub producer_id_expiration_ms: i64,
+    /// `transaction.partition.verification.enable`: a transaction's first batch is taken only once the
+    /// transaction's coordinator was asked.
+    pub verifies_transactions: bool,
 }
 
 impl Default for LogConfig {
@@ -32,6 +35,7 @@ impl Default for LogConfig {
             index_interval_bytes: 4096,
             is_compacted: false,
             producer_id_expiration_ms: 24 * 60 * 60 * 1000,
+            verifies_transactions: true,
         }
     }
 }

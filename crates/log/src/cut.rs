@@ -207,6 +207,7 @@ impl Log {
         }
         let rebuilt = replay::rebuild(open, &self.view, &mut RecoveryReport::default())?;
         self.producers = rebuilt.state;
+        self.verifications.clear();
         self.last_snapshot = rebuilt.last_snapshot;
         self.publish_unstable();
         self.view.advance(|now| Some(*now));

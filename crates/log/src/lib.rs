@@ -25,6 +25,7 @@ mod plan;
 mod removal;
 mod retention;
 mod upkeep;
+mod verification;
 mod write;
 
 mod aborted;
@@ -63,7 +64,10 @@ pub use log::Log;
 pub use marker::end_marker;
 pub use open::{CorruptPlace, OpenLog, RecoveryReport, Tail, Truncation};
 pub use plan::{AppendContext, AppendOrigin, BatchPlaced, Plan, trusted_batch};
-pub use producer::{BatchMetadata, EndMarker, ProducerEntry, ProducerState, UnstableTransaction};
+pub use producer::{
+    BatchMetadata, EndMarker, ProducerEntry, ProducerState, TransactionClaim, UnstableTransaction,
+    VerificationTicket,
+};
 pub use quarantine::Quarantined;
 pub use removal::Removal;
 pub use retention::{HeadCut, RetentionLimits};

@@ -24,7 +24,7 @@ use crate::index::{OffsetIndex, TimeIndex};
 use crate::leader_epochs::LeaderEpochs;
 use crate::limits::{Limits, LogPosition};
 use crate::open::remove_if_there;
-use crate::producer::{ProducerState, write_snapshot};
+use crate::producer::{ProducerState, Verifications, write_snapshot};
 use crate::removal::Outgoing;
 use crate::segment::{Segment, SegmentFile};
 use crate::view::{PartitionView, Segments};
@@ -42,6 +42,7 @@ pub struct Log {
     pub(crate) view: Arc<PartitionView>,
     pub(crate) active: ActiveSegment,
     pub(crate) producers: ProducerState,
+    pub(crate) verifications: Verifications,
     pub(crate) epochs: LeaderEpochs,
     /// Rises with every change, so that a plan knows that it is old.
     pub(crate) version: u64,
@@ -92,9 +93,11 @@ impl Log {
         &self.producers
     }
 
-    /// Forgets producers idle since `producer.id.expiration.ms`; tells how many.
+    /// Forgets producers idle since `producer.id.expiration.ms`, and what was asked about transactions so
+    /// long ago; tells how many producers.
     pub fn expire_producers(&mut self, now: WallMs) -> usize {
         self.version += 1;
+        self.verifications.expire(now.0, self.config.producer_id_expiration_ms);
         self.producers.expire(now.0, self.config.producer_id_expiration_ms)
     }
 

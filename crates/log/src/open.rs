@@ -24,7 +24,7 @@ use crate::leader_epochs::LeaderEpochs;
 use crate::leftovers;
 use crate::limits::{Limits, LogPosition};
 use crate::log::{Log, new_active};
-use crate::producer::{list_snapshots, snapshot_path};
+use crate::producer::{Verifications, list_snapshots, snapshot_path};
 use crate::recovery::{Recovered, Recovery, set_segment_aside};
 use crate::removal::Outgoing;
 use crate::replay;
@@ -205,6 +205,7 @@ impl Log {
             view,
             active,
             producers: rebuilt.state,
+            verifications: Verifications::default(),
             epochs,
             version: 0,
             last_snapshot: rebuilt.last_snapshot,

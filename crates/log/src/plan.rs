@@ -5,7 +5,7 @@
 //! fails alone; a duplicate is answered with where the original lies.
 
 use bytes::Bytes;
-use klamm_protocol::ids::{LeaderEpoch, Offset};
+use klamm_protocol::ids::{LeaderEpoch, Offset, ProducerId};
 use klamm_protocol::records::{BATCH_HEADER_BYTES, BatchHeader, TimestampType, ValidatedBatch};
 use klamm_protocol::time::WallMs;
 
@@ -23,6 +23,12 @@ pub enum AppendOrigin {
     Client,
     /// A coordinator of this broker: control batches allowed, no sequence check.
     Coordinator,
+    /// A transaction coordinator's markers; the transaction's version decides which epochs they may have
+    /// (KIP-1228).
+    Marker {
+        /// `transaction.version` of the transaction that they end.
+        transaction_version: i16,
+    },
     /// A leader's log: offsets and epochs stay, nothing is checked again.
     Replication,
     /// The metadata log: as a coordinator's.
@@ -104,6 +110,8 @@ struct Progress {
     next_offset: Offset,
     shape: SegmentShape,
     producers: ProducerState,
+    /// Whose transactions a marker of the plan ends: nothing that was verified before counts behind it.
+    ended: Vec<ProducerId>,
     log_start: Offset,
 }
 
@@ -123,6 +131,7 @@ impl Log {
             next_offset: limits.end.offset,
             shape: self.active.shape,
             producers: ProducerState::default(),
+            ended: Vec::new(),
             log_start: limits.log_start,
         };
         let steps = batches
@@ -227,7 +236,22 @@ impl Log {
             }));
         }
         let entry = known.copied().unwrap_or_else(ProducerEntry::default);
-        let check = AppendCheck { origin: context.origin, offset: header.base_offset, partition: &self.name };
+        let attributes = header.attributes;
+        let mut verification = None;
+        if attributes.is_control() {
+            progress.ended.push(id);
+        } else if attributes.is_transactional() && context.origin != AppendOrigin::Replication {
+            let epoch = header.producer_epoch;
+            let is_asked = !entry.has_open_transaction(epoch) && !progress.ended.contains(&id);
+            verification = self.verifications.get(id, epoch).filter(|_| is_asked);
+            self.check_begun(&entry, id, epoch, verification)?;
+        }
+        let check = AppendCheck {
+            origin: context.origin,
+            offset: header.base_offset,
+            partition: &self.name,
+            verification,
+        };
         if !header.attributes.is_control() || marker.is_some() {
             check_batch(&check, &entry, header, marker)?;
         }

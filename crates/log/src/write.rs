@@ -102,6 +102,7 @@ impl Log {
                 header: Some(*header),
             };
             self.active.add(&self.config, &entry);
+            self.verifications.note_batch(header);
             let completed = self.producers.apply(header, first, batch.marker.as_ref());
             is_unstable_changed |= header.attributes.is_transactional();
             if let Some(completed) = completed.filter(|completed| completed.is_aborted) {

@@ -11,7 +11,7 @@ use klamm_protocol::records::BatchBuilder;
 use support::*;
 
 fn config() -> LogConfig {
-    LogConfig { segment_bytes: 700, index_interval_bytes: 100, ..LogConfig::default() }
+    LogConfig { segment_bytes: 700, index_interval_bytes: 100, ..small_config() }
 }
 
 /// Transactions of two producers, one of which spans segments, and where the segments begin.

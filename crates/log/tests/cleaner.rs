@@ -18,7 +18,7 @@ use proptest::prelude::*;
 use support::*;
 
 fn config() -> LogConfig {
-    LogConfig { is_compacted: true, segment_bytes: 700, index_interval_bytes: 100, ..LogConfig::default() }
+    LogConfig { is_compacted: true, segment_bytes: 700, index_interval_bytes: 100, ..small_config() }
 }
 
 fn key(n: u8) -> Vec<u8> {

@@ -16,7 +16,7 @@ use klamm_protocol::records::BatchBuilder;
 use support::*;
 
 fn config() -> LogConfig {
-    LogConfig { is_compacted: true, segment_bytes: 900, index_interval_bytes: 100, ..LogConfig::default() }
+    LogConfig { is_compacted: true, segment_bytes: 900, index_interval_bytes: 100, ..small_config() }
 }
 
 /// Updates, tombstones, an aborted and a committed transaction, several segments.

@@ -83,7 +83,12 @@ fn open(disk: &MemoryDisk, recovery_point: Option<i64>) -> OpenLog {
         disk: Arc::new(disk.clone()),
         dir: PathBuf::from(DIR),
         topic_id: TopicId(Uuid(5000)),
-        config: LogConfig { segment_bytes: 1500, index_interval_bytes: 250, ..LogConfig::default() },
+        config: LogConfig {
+            segment_bytes: 1500,
+            index_interval_bytes: 250,
+            verifies_transactions: false,
+            ..LogConfig::default()
+        },
         recovery_point: Offset(recovery_point.unwrap_or(0)),
         log_start: Offset(0),
         high_watermark: None,

@@ -17,8 +17,8 @@ use crate::host::{Host, Pool};
 const INTERVAL_MS_MAX: u64 = 1_000;
 /// No more often than this, whatever is asked for: a file is written and flushed each time.
 const INTERVAL_MS_MIN: u64 = 100;
-/// How often idle producers are looked for.
-const EXPIRATION_INTERVAL_MS: u64 = 60_000;
+/// Kafka's default of `producer.id.expiration.check.interval.ms`.
+const EXPIRATION_INTERVAL_MS: u64 = 600_000;
 
 /// What the checkpoints will point at is easy to find for a recovery.
 async fn prepare_recovery_points<H: Host>(broker: &Broker<H>) {
@@ -44,12 +44,14 @@ async fn prepare_recovery_points<H: Host>(broker: &Broker<H>) {
 
 /// Runs until the broker stops.
 pub(crate) async fn run<H: Host>(broker: Arc<Broker<H>>, mut stop: watch::Receiver<bool>) {
-    let interval_ms = match broker.layers.load().value("log.flush.offset.checkpoint.interval.ms") {
+    let configured_ms = |name, default_ms| match broker.layers.load().value(name) {
         Some(ConfigValue::Integer(ms)) => u64::try_from(ms).unwrap_or(0),
-        _ => INTERVAL_MS_MAX,
+        _ => default_ms,
     };
+    let interval_ms = configured_ms("log.flush.offset.checkpoint.interval.ms", INTERVAL_MS_MAX);
     let interval_ms = interval_ms.clamp(INTERVAL_MS_MIN, INTERVAL_MS_MAX);
-    let mut next_expiration = broker.host.mono().plus_ms(EXPIRATION_INTERVAL_MS);
+    let expiration_ms = configured_ms("producer.id.expiration.check.interval.ms", EXPIRATION_INTERVAL_MS);
+    let mut next_expiration = broker.host.mono().plus_ms(expiration_ms);
     loop {
         let next = broker.host.mono().plus_ms(interval_ms);
         tokio::select! { biased;
@@ -58,7 +60,7 @@ pub(crate) async fn run<H: Host>(broker: Arc<Broker<H>>, mut stop: watch::Receiv
         }
         let topics = broker.topics.load_full();
         if broker.host.mono() >= next_expiration {
-            next_expiration = broker.host.mono().plus_ms(EXPIRATION_INTERVAL_MS);
+            next_expiration = broker.host.mono().plus_ms(expiration_ms);
             let now = broker.host.wall();
             let partitions: Vec<_> = topics.topics().map(|topic| topic.partitions.load_full()).collect();
             for partition in partitions.iter().flat_map(|of| of.iter().flatten()) {

@@ -312,6 +312,12 @@ impl<H: Host> Applier<H> {
             index_interval_bytes: unsigned(config.index_interval_bytes),
             is_compacted: config.cleanup_policy.compact,
             producer_id_expiration_ms: self.producer_id_expiration_ms(),
+            verifies_transactions: self
+                .published
+                .layers
+                .load()
+                .value("transaction.partition.verification.enable")
+                != Some(ConfigValue::Boolean(false)),
         }
     }
 }

@@ -9,7 +9,7 @@ use klamm_protocol::records::{BatchHeader, NO_SEQUENCE};
 
 use crate::error::AppendError;
 use crate::plan::AppendOrigin;
-use crate::producer::EndMarker;
+use crate::producer::{EndMarker, Verification};
 
 /// How many batches of a producer are remembered: what a client has in flight at most.
 const BATCHES_MAX: usize = 5;
@@ -103,6 +103,12 @@ impl ProducerEntry {
         self.batches().last().map_or(NO_SEQUENCE, |batch| batch.last_sequence)
     }
 
+    /// True if a transaction of this epoch is open; of a later epoch it would be another one.
+    #[must_use]
+    pub fn has_open_transaction(&self, epoch: ProducerEpoch) -> bool {
+        self.current_txn_first_offset.is_some() && self.producer_epoch == epoch
+    }
+
     /// The remembered batch that `header` repeats.
     #[must_use]
     pub fn duplicate_of(&self, header: &BatchHeader) -> Option<BatchMetadata> {
@@ -182,6 +188,8 @@ pub(crate) struct AppendCheck<'a> {
     pub origin: AppendOrigin,
     pub offset: Offset,
     pub partition: &'a str,
+    /// What the coordinator was asked about the transaction that the batch begins.
+    pub verification: Option<&'a Verification>,
 }
 
 /// Checks a batch of a producer id against what is known of it, which is the default
@@ -192,19 +200,14 @@ pub(crate) fn check_batch(
     header: &BatchHeader,
     marker: Option<&EndMarker>,
 ) -> Result<(), AppendError> {
-    let AppendCheck { origin, offset, partition } = *check;
+    let AppendCheck { origin, offset, partition, .. } = *check;
     let (id, epoch, current) = (header.producer_id, header.producer_epoch, entry.producer_epoch);
     // A follower takes what its leader has taken.
     if origin == AppendOrigin::Replication {
         return Ok(());
     }
-    if epoch < current {
-        return Err(AppendError::InvalidProducerEpoch(format!(
-            "Epoch of producer {id} at offset {offset} in {partition} is {epoch}, which is smaller than the \
-             last seen epoch {current}"
-        )));
-    }
     if let Some(marker) = marker {
+        check_marker_epoch(check, entry, header)?;
         if marker.coordinator_epoch < entry.coordinator_epoch {
             return Err(AppendError::TransactionCoordinatorFenced(format!(
                 "Invalid coordinator epoch for producerId {id} at offset {offset} in partition {partition}: {} \
@@ -213,6 +216,12 @@ pub(crate) fn check_batch(
             )));
         }
         return Ok(());
+    }
+    if epoch < current {
+        return Err(AppendError::InvalidProducerEpoch(format!(
+            "Epoch of producer {id} at offset {offset} in {partition} is {epoch}, which is smaller than the \
+             last seen epoch {current}"
+        )));
     }
     if origin == AppendOrigin::Client {
         check_sequence(check, entry, header)?;
@@ -225,6 +234,36 @@ pub(crate) fn check_batch(
     Ok(())
 }
 
+/// Which epoch a marker may have (KIP-890, KIP-1228). In version 2 each transaction has an epoch of its own and
+/// its marker the next one: a marker that is late could otherwise end the transaction that follows.
+fn check_marker_epoch(
+    check: &AppendCheck<'_>,
+    entry: &ProducerEntry,
+    header: &BatchHeader,
+) -> Result<(), AppendError> {
+    let (id, epoch, current) = (header.producer_id, header.producer_epoch, entry.producer_epoch);
+    let transaction_version = match check.origin {
+        AppendOrigin::Marker { transaction_version } => transaction_version,
+        _ => 0,
+    };
+    let is_valid = if transaction_version < 2 {
+        epoch >= current
+    } else {
+        // Again, after an answer that was lost; or the last epoch there is, which has no next one.
+        let may_repeat = entry.current_txn_first_offset.is_none() || epoch == ProducerEpoch(i16::MAX);
+        epoch > current || epoch == current && may_repeat
+    };
+    if is_valid {
+        return Ok(());
+    }
+    let comparison = if transaction_version < 2 { "<" } else { "<=" };
+    Err(AppendError::InvalidProducerEpoch(format!(
+        "Epoch of producer {id} at offset {} in {} is {epoch}, which is {comparison} the last seen epoch {current} \
+         (TV{transaction_version})",
+        check.offset, check.partition
+    )))
+}
+
 fn check_sequence(
     check: &AppendCheck<'_>,
     entry: &ProducerEntry,
@@ -233,6 +272,21 @@ fn check_sequence(
     let AppendCheck { offset, partition, .. } = *check;
     let (id, epoch, sequence) = (header.producer_id, header.producer_epoch, header.base_sequence);
     let (current, last) = (entry.producer_epoch, entry.last_sequence());
+    if let Some(asked) = check.verification {
+        if asked.bumps_epoch && sequence != 0 && entry.batches().is_empty() {
+            return Err(AppendError::OutOfOrderSequence(format!(
+                "Invalid sequence number for producer {id} at offset {offset} in partition {partition}: {sequence} \
+                 (incoming seq. number). Expected sequence 0 of a producer with an epoch for each transaction and \
+                 no batch here"
+            )));
+        }
+        if let Some(lowest) = asked.earlier_than(sequence) {
+            return Err(AppendError::OutOfOrderSequence(format!(
+                "Out of order sequence number for producer {id} at offset {offset} in partition {partition}: \
+                 {sequence} (incoming seq. number), {lowest} (earliest seen sequence)"
+            )));
+        }
+    }
     // All of an unknown producer's records may be gone by retention: any number may follow.
     if current == ProducerEpoch(-1) {
         return Ok(());

@@ -1,7 +1,7 @@
 //! Appending: groups of batches, batches that come again, transaction markers.
 
 use klamm_log::disk::Draw;
-use klamm_log::{AppendContext, AppendOrigin, trusted_batch};
+use klamm_log::{AppendContext, AppendOrigin, TransactionClaim, trusted_batch};
 use klamm_protocol::ids::{LeaderEpoch, ProducerEpoch, ProducerId};
 use klamm_protocol::records::{BatchBuilder, ValidatedBatch};
 
@@ -87,11 +87,27 @@ impl World {
         let marker =
             BatchBuilder::end_transaction_marker(is_commit, 0, ProducerId(id), ProducerEpoch(0), 1).build();
         let marker = trusted_batch(marker).map_err(text)?;
-        self.append_group(&[marker], AppendOrigin::Coordinator)
+        self.append_group(&[marker], AppendOrigin::Marker { transaction_version: 1 })
     }
 
     fn append_group(&mut self, group: &[ValidatedBatch], origin: AppendOrigin) -> Outcome {
         let context = self.context(origin);
+        for batch in group {
+            let header = &batch.header;
+            if header.attributes.is_transactional() && !header.attributes.is_control() {
+                let (id, epoch) = (header.producer_id, header.producer_epoch);
+                let claim = TransactionClaim {
+                    producer_id: id,
+                    producer_epoch: epoch,
+                    base_sequence: header.base_sequence,
+                    bumps_epoch: false,
+                };
+                // A coordinator that knows every transaction.
+                if let Some(ticket) = self.log().begin_verification(&claim, context.now).map_err(text)? {
+                    self.log().confirm_verification(id, epoch, ticket);
+                }
+            }
+        }
         let plan = self.log().plan(&context, group);
         let results = self.log().write(plan);
         let mut failure = None;
