@@ -9,8 +9,10 @@ mod directories;
 mod durability;
 mod group_versions;
 mod groups;
+mod markers;
 mod moves;
 mod retention;
+mod transaction_versions;
 mod versions;
 
 use std::sync::Arc;

@@ -116,6 +116,15 @@ struct Progress {
 }
 
 impl Plan {
+    /// Why the first batch that the log would not take is refused.
+    #[must_use]
+    pub fn refusal(&self) -> Option<&AppendError> {
+        self.steps.iter().find_map(|step| match step {
+            Step::Done(Err(error)) => Some(error),
+            Step::Done(Ok(_)) | Step::Append(_) => None,
+        })
+    }
+
     /// True if nothing is left to write: every batch is a duplicate or was rejected.
     #[must_use]
     pub fn writes_nothing(&self) -> bool {

@@ -190,7 +190,11 @@ where
 
     /// The shard that `key` belongs to, if its partition is led here.
     pub(crate) fn of_key(&self, key: &str) -> Option<Arc<Shard<H, C>>> {
-        let partition = self.partition_of(key)?;
+        self.of_partition(self.partition_of(key)?)
+    }
+
+    /// The shard of a partition that is led here.
+    pub(crate) fn of_partition(&self, partition: PartitionIndex) -> Option<Arc<Shard<H, C>>> {
         self.shards.lock().expect("nothing panics in here").get(&partition).cloned()
     }
 

@@ -8,6 +8,8 @@
 //! **Invariants:** at most one thread has the machine; records are applied in the order of the log;
 //! nothing is decided once a load is due; every asker gets an answer or [`Unavailable`].
 
+mod lease;
+
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard};
 
@@ -78,7 +80,11 @@ enum Work<C: Coordinator> {
     Command(C::Command, Asker<C::Reply>),
     Timers,
     Image(Arc<MetadataDelta>),
+    Lend(Lend<C>),
 }
+
+/// Takes the role, or gives it back if nobody wants it any more.
+type Lend<C> = Box<dyn FnOnce(Box<Active<C>>) -> Option<Box<Active<C>>> + Send>;
 
 struct Active<C: Coordinator> {
     machine: C,
@@ -258,11 +264,32 @@ impl<H: Host, C: Coordinator + Default> Shard<H, C> {
             };
             let _guard = RoleGuard(self);
             let mut dirty = None;
-            for work in round {
-                dirty = self.work(&mut active, work).or(dirty);
+            let mut round = round.into_iter();
+            let mut lend = None;
+            for work in round.by_ref() {
+                match work {
+                    Work::Lend(to) => {
+                        lend = Some(to);
+                        break;
+                    }
+                    work => dirty = self.work(&mut active, work).or(dirty),
+                }
             }
             if let Some(dir) = dirty {
                 dir.want_round();
+            }
+            if let Some(lend) = lend {
+                // Whoever gets the role gives it on, maybe at once: before that the rest is back in its place.
+                let mut rest: VecDeque<_> = round.collect();
+                {
+                    let mut inner = self.locked();
+                    rest.append(&mut inner.queue);
+                    inner.queue = rest;
+                }
+                match lend(active) {
+                    Some(back) => active = back,
+                    None => return,
+                }
             }
         }
         // Others keep coming: this thread goes back to its own connection.
@@ -291,6 +318,7 @@ impl<H: Host, C: Coordinator + Default> Shard<H, C> {
                 active.out = out;
                 return self.fire(active);
             }
+            Work::Lend(_) => unreachable!("the role is lent by who gives it back"),
         }
         self.carry_out(active, out)
     }

@@ -26,6 +26,7 @@ mod describe_cluster;
 mod describe_configs;
 mod describe_groups;
 mod describe_log_dirs;
+mod describe_producers;
 mod describe_topic_partitions;
 mod describe_transactions;
 mod end_txn;
@@ -43,6 +44,7 @@ mod offset_delete;
 mod offset_fetch;
 mod offset_for_leader_epoch;
 mod sync_group;
+mod write_txn_markers;
 
 use std::future::Future;
 use std::net::SocketAddr;
@@ -78,6 +80,7 @@ pub(crate) const SERVED: &[ApiKey] = &[
     ApiKey::DeleteRecords,
     ApiKey::InitProducerId,
     ApiKey::OffsetForLeaderEpoch,
+    ApiKey::WriteTxnMarkers,
     ApiKey::DescribeConfigs,
     ApiKey::AlterConfigs,
     ApiKey::AlterReplicaLogDirs,
@@ -87,6 +90,7 @@ pub(crate) const SERVED: &[ApiKey] = &[
     ApiKey::DeleteGroups,
     ApiKey::OffsetDelete,
     ApiKey::DescribeCluster,
+    ApiKey::DescribeProducers,
     ApiKey::ConsumerGroupHeartbeat,
     ApiKey::ConsumerGroupDescribe,
     ApiKey::DescribeTopicPartitions,
@@ -125,6 +129,8 @@ pub(crate) fn handle<H: Host>(broker: &Arc<Broker<H>>, context: &ConnectionConte
         ApiKey::AddPartitionsToTxn => add_partitions_to_txn::handle(broker, frame),
         ApiKey::AddOffsetsToTxn => add_offsets_to_txn::handle(broker, frame),
         ApiKey::EndTxn => end_txn::handle(broker, frame),
+        ApiKey::DescribeProducers => describe_producers::handle(broker, frame),
+        ApiKey::WriteTxnMarkers => write_txn_markers::handle(broker, frame),
         ApiKey::DescribeTransactions => describe_transactions::handle(broker, frame),
         ApiKey::ListTransactions => list_transactions::handle(broker, frame),
         ApiKey::OffsetForLeaderEpoch => offset_for_leader_epoch::handle(broker, frame),

@@ -105,6 +105,25 @@ impl Partition {
         }
     }
 
+    /// What [`Partition::append`] would have against a batch now; `None` if nothing.
+    pub(crate) async fn refusal<H: Host>(
+        self: &Arc<Self>,
+        host: &H,
+        batch: ValidatedBatch,
+        origin: AppendOrigin,
+    ) -> Option<AppendFailure> {
+        let context = self.context(host, origin);
+        let planned = self.with_log(host, move |log| log.plan(&context, &[batch]).refusal().cloned());
+        match planned.await {
+            None => Some(AppendFailure::Closed),
+            Some(refused) => refused.map(AppendFailure::from),
+        }
+    }
+
+    fn context<H: Host>(&self, host: &H, origin: AppendOrigin) -> AppendContext {
+        AppendContext { now: host.wall(), leader_epoch: self.leader_epoch(), origin }
+    }
+
     /// Plan, one vectored write, publish the end, wake waiters: in this order.
     pub(super) fn write<H: Host>(
         self: &Arc<Self>,
@@ -117,8 +136,7 @@ impl Partition {
             let refused = || Err(AppendError::Storage(error.clone()).into());
             return batches.iter().map(|_| refused()).collect();
         }
-        let context = AppendContext { now: host.wall(), leader_epoch: self.leader_epoch(), origin };
-        let plan = log.plan(&context, batches);
+        let plan = log.plan(&self.context(host, origin), batches);
         let results: Vec<AppendResult> = host
             .maybe_slow(&self.dir.load().pressure, || log.write(plan))
             .into_iter()

@@ -13,11 +13,11 @@ use super::*;
 
 const LOADING: i16 = 14;
 
-fn few_partitions() -> [String; 1] {
+pub(super) fn few_partitions() -> [String; 1] {
     ["offsets.topic.num.partitions=3".to_owned()]
 }
 
-async fn find(client: &mut Client, group: &str) -> (i16, i32) {
+pub(super) async fn find(client: &mut Client, group: &str) -> (i16, i32) {
     let request =
         FindCoordinatorRequest { coordinator_keys: vec![group.to_owned().into()], ..Default::default() };
     let found = client.call(&request, 4).await.coordinators.remove(0);
@@ -25,7 +25,7 @@ async fn find(client: &mut Client, group: &str) -> (i16, i32) {
 }
 
 /// Commits without being a member.
-async fn commit(client: &mut Client, group: &str, offset: i64) -> i16 {
+pub(super) async fn commit(client: &mut Client, group: &str, offset: i64) -> i16 {
     let partition = OffsetCommitRequestPartition {
         partition_index: 0,
         committed_offset: offset,
@@ -44,7 +44,7 @@ async fn commit(client: &mut Client, group: &str, offset: i64) -> i16 {
 }
 
 /// The committed offset, asked for until its coordinator has loaded.
-async fn committed(host: &SimHost, client: &mut Client, group: &str) -> Result<i64, i16> {
+pub(super) async fn committed(host: &SimHost, client: &mut Client, group: &str) -> Result<i64, i16> {
     let topic =
         OffsetFetchRequestTopics { name: "t".into(), partition_indexes: vec![0], ..Default::default() };
     let asked = OffsetFetchRequestGroup {

@@ -25,11 +25,12 @@ use klamm_protocol::messages::offset_for_leader_epoch::{
 };
 
 use super::group_versions::groups;
+use super::transaction_versions::transactions;
 use super::*;
 use crate::handlers::SERVED;
 
 /// One topic that exists, one that does not, one that cannot.
-const NAMES: [&str; 3] = ["t", "missing", "bad name"];
+pub(super) const NAMES: [&str; 3] = ["t", "missing", "bad name"];
 
 /// Sends `make(version)` in all versions; what does not decode or is not answered panics.
 pub(super) async fn all_versions<R: Request>(
@@ -56,6 +57,7 @@ fn every_version_of_every_api_answers_successes_and_failures() {
         configs(&mut client, &mut tried).await;
         cluster(&mut client, &mut tried).await;
         groups(&host, &mut client, id, &mut tried).await;
+        transactions(&mut client, &mut tried).await;
         let untried: Vec<_> = SERVED.iter().filter(|api| !tried.contains(&api.code())).collect();
         assert!(untried.is_empty(), "not tried: {untried:?}");
     });

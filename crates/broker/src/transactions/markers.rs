@@ -1,22 +1,19 @@
 //! One transaction marker into one partition (KIP-98, KIP-1228).
 //!
-//! Answers once the marker is committed, as everything that a coordinator writes. What it deliberately does
-//! not do: try again.
-
-use std::sync::{Arc, Mutex};
+//! Answers once the marker is committed, as everything that a coordinator writes. A partition of
+//! `__consumer_offsets` takes it from its group coordinator, whose offsets the transaction may hold. What it
+//! deliberately does not do: try again.
 
 use klamm_log::{AppendError, AppendOrigin, trusted_batch};
 use klamm_protocol::error_code::ErrorCode;
 use klamm_protocol::ids::{LeaderEpoch, PartitionIndex, ProducerEpoch, ProducerId};
 use klamm_protocol::records::BatchBuilder;
-use tokio::sync::oneshot;
 
 use crate::broker::Broker;
+use crate::coordinator::{OFFSETS_TOPIC, Unavailable};
 use crate::host::Host;
-use crate::net::waker::Completion;
-use crate::partition::acks::AppendOwner;
+use crate::partition::AppendFailure;
 use crate::partition::registry::Missing;
-use crate::partition::{Append, AppendFailure, AppendGroup, AppendResult, Ticket};
 
 /// The end of a transaction, as one partition hears of it.
 #[derive(Clone, Copy, Debug)]
@@ -26,7 +23,6 @@ pub(crate) struct Marker {
     pub(crate) coordinator_epoch: LeaderEpoch,
     pub(crate) is_commit: bool,
     /// The feature level of the transaction.
-    #[expect(dead_code, reason = "the log does not compare by it yet")]
     pub(crate) transaction_version: i16,
 }
 
@@ -47,16 +43,14 @@ pub(crate) enum MarkerError {
 pub(crate) async fn write_marker<H: Host>(
     broker: &Broker<H>,
     topic: &str,
-    partition: PartitionIndex,
+    index: PartitionIndex,
     marker: &Marker,
 ) -> Result<(), MarkerError> {
-    let topics = broker.topics.load();
-    let topic = topics.by_name(topic).ok_or(MarkerError::UnknownPartition)?;
-    let partition = topic.partition(partition).map_err(|missing| match missing {
+    let known = broker.topics.load().by_name(topic).cloned().ok_or(MarkerError::UnknownPartition)?;
+    let partition = known.partition(index).map_err(|missing| match missing {
         Missing::Unknown => MarkerError::UnknownPartition,
         Missing::Offline => MarkerError::Unavailable(ErrorCode::KafkaStorageError),
     })?;
-    drop(topics);
     let batch = BatchBuilder::end_transaction_marker(
         marker.is_commit,
         marker.coordinator_epoch.0,
@@ -64,52 +58,38 @@ pub(crate) async fn write_marker<H: Host>(
         marker.producer_epoch,
         broker.host.wall().0,
     );
-    let group = AppendGroup {
-        batches: vec![trusted_batch(batch.build()).expect("a batch that was just built")],
-        tickets: vec![Ticket { slot: 0, place: (0, 0), waits_for_commit: true }],
-        origin: AppendOrigin::Coordinator,
-    };
-    let (sender, committed) = oneshot::channel();
-    let owner: Arc<dyn AppendOwner> = Arc::new(Waiting(Mutex::new(Some(sender))));
-    let now = match partition.append(&broker.host, group, &owner) {
-        Append::Queued => None,
-        Append::Done(mut results) => {
-            let now = results.pop().flatten();
-            if now.is_none() {
-                partition.want_commit(&broker.host).want_round();
-            }
-            now
-        }
-    };
-    let result = match now {
-        Some(result) => result,
-        None => committed.await.unwrap_or(Err(AppendFailure::Closed)),
+    let batch = trusted_batch(batch.build()).expect("a batch that was just built");
+    let transaction_version = marker.transaction_version;
+    let result = if topic == OFFSETS_TOPIC {
+        let shard = broker.coordinators.groups.of_partition(index);
+        // What a transaction coordinator takes for "not ready yet".
+        let not_ready = |_: Unavailable| MarkerError::Unavailable(ErrorCode::NotLeaderOrFollower);
+        let shard = shard.ok_or(Unavailable::Lost).map_err(not_ready)?;
+        shard.end_transaction(batch, transaction_version, marker.is_commit).await.map_err(not_ready)?
+    } else if known.is_internal {
+        // A coordinator's memory, in which no transaction has a part.
+        return Err(MarkerError::Refused(ErrorCode::InvalidTopicException));
+    } else {
+        partition.append_one(&broker.host, batch, AppendOrigin::Marker { transaction_version }).await
     };
     result.map(drop).map_err(|failure| match failure {
         AppendFailure::Closed => MarkerError::Unavailable(ErrorCode::NotLeaderOrFollower),
-        AppendFailure::Refused(AppendError::InvalidProducerEpoch(_)) => {
-            MarkerError::Refused(ErrorCode::InvalidProducerEpoch)
-        }
-        AppendFailure::Refused(AppendError::TransactionCoordinatorFenced(_)) => {
-            MarkerError::Refused(ErrorCode::TransactionCoordinatorFenced)
-        }
-        AppendFailure::Refused(_) => MarkerError::Unavailable(ErrorCode::KafkaStorageError),
+        AppendFailure::Refused(error) => refused(&error),
     })
 }
 
-/// One append's owner.
-struct Waiting(Mutex<Option<oneshot::Sender<AppendResult>>>);
-
-impl AppendOwner for Waiting {
-    fn leave(&self, completion: Completion<AppendResult>) {
-        if let Some(sender) = self.0.lock().expect("nothing panics in here").take() {
-            let _ = sender.send(completion.result);
+fn refused(error: &AppendError) -> MarkerError {
+    match error {
+        AppendError::InvalidProducerEpoch(_) => MarkerError::Refused(ErrorCode::InvalidProducerEpoch),
+        AppendError::TransactionCoordinatorFenced(_) => {
+            MarkerError::Refused(ErrorCode::TransactionCoordinatorFenced)
         }
+        AppendError::Storage(_) => MarkerError::Unavailable(ErrorCode::KafkaStorageError),
+        AppendError::OutOfOrderSequence(_)
+        | AppendError::InvalidTxnState(_)
+        | AppendError::RecordBatchTooLarge { .. }
+        | AppendError::UnexpectedOffset { .. }
+        | AppendError::InvalidBatch(_)
+        | AppendError::StalePlan(_) => MarkerError::Unavailable(ErrorCode::UnknownServerError),
     }
-
-    fn wake(&self) {}
-
-    fn add_queued(&self, _bytes: usize) {}
-
-    fn subtract_queued(&self, _bytes: usize) {}
 }

@@ -150,7 +150,7 @@ async fn wait<H: Host>(broker: &Broker<H>, stop: &watch::Receiver<bool>) -> bool
 }
 
 /// Runs all at once, and gives their results in order.
-async fn all<F: Future>(futures: Vec<F>) -> Vec<F::Output> {
+pub(crate) async fn all<F: Future>(futures: Vec<F>) -> Vec<F::Output> {
     let mut futures: Vec<_> = futures.into_iter().map(|future| (Box::pin(future), None)).collect();
     std::future::poll_fn(|cx| {
         let mut is_done = true;

@@ -1,0 +1,174 @@
+//! The machine's role, lent to a task that must hear what the log says before anything is decided.
+//!
+//! A command that the log would refuse costs its machine: there is no undo, it loads again. What a client or
+//! another coordinator may send at any time (offsets in a transaction, markers) is therefore asked of the log
+//! first, in the machine's turn: nothing can come between the question and the append.
+//!
+//! **Invariants:** whoever holds a lease waits for the log's turn and for nothing else, since nobody else gets
+//! an answer meanwhile; a lease that is dropped, wherever its task ended, gives the role back.
+
+use std::sync::{Arc, Mutex};
+
+use klamm_coordinator::contract::Coordinator;
+use klamm_log::{AppendError, AppendOrigin};
+use klamm_protocol::ids::{ProducerEpoch, ProducerId};
+use klamm_protocol::records::ValidatedBatch;
+use tokio::sync::oneshot;
+
+use super::{Active, Role, RoleGuard, Shard, Unavailable, Work};
+use crate::host::Host;
+use crate::net::waker::Completion;
+use crate::partition::acks::AppendOwner;
+use crate::partition::{Append, AppendFailure, AppendGroup, AppendResult, Ticket};
+
+/// The role.
+struct Lease<H: Host, C: Coordinator + Default> {
+    shard: Arc<Shard<H, C>>,
+    active: Option<Box<Active<C>>>,
+}
+
+impl<H: Host, C: Coordinator + Default> Lease<H, C> {
+    fn active(&mut self) -> &mut Active<C> {
+        self.active.as_mut().expect("a lease has the role until it is dropped")
+    }
+}
+
+impl<H: Host, C: Coordinator + Default> Drop for Lease<H, C> {
+    fn drop(&mut self) {
+        let Some(active) = self.active.take() else { return };
+        if std::thread::panicking() {
+            drop(RoleGuard(&self.shard));
+        } else {
+            self.shard.give_back(active);
+        }
+    }
+}
+
+impl<H: Host, C: Coordinator + Default> Shard<H, C> {
+    /// As [`Shard::ask`], for a command whose records belong to a producer's transaction. What the log
+    /// says if it would not take them is the inner error; then nothing was decided.
+    #[expect(dead_code, reason = "for TxnOffsetCommit, which is not served yet")]
+    pub(crate) async fn ask_in_transaction(
+        self: &Arc<Self>,
+        command: C::Command,
+        id: ProducerId,
+        epoch: ProducerEpoch,
+    ) -> Result<Result<C::Reply, AppendError>, Unavailable> {
+        let mut lease = self.lease().await?;
+        let host = &self.world.host;
+        let check = self.partition.with_log(host, move |log| log.check_transaction(id, epoch));
+        if let Err(refused) = check.await.ok_or(Unavailable::Lost)? {
+            return Ok(Err(refused));
+        }
+        if self.commits.has_failed() {
+            return Err(Unavailable::Lost);
+        }
+        let (asker, answer) = oneshot::channel();
+        let dirty = self.work(lease.active(), Work::Command(command, asker));
+        drop(lease);
+        // Without the role: it may flush here and now.
+        if let Some(dir) = dirty {
+            dir.commit(host);
+        }
+        answer.await.unwrap_or(Err(Unavailable::Lost)).map(Ok)
+    }
+
+    /// Ends a producer's transaction by its marker; answers once that is committed, or with what the log
+    /// has against it.
+    pub(crate) async fn end_transaction(
+        self: &Arc<Self>,
+        marker: ValidatedBatch,
+        transaction_version: i16,
+        is_commit: bool,
+    ) -> Result<AppendResult, Unavailable> {
+        let mut lease = self.lease().await?;
+        let host = &self.world.host;
+        let origin = AppendOrigin::Marker { transaction_version };
+        match self.partition.refusal(host, marker.clone(), origin).await {
+            None => {}
+            Some(AppendFailure::Closed) => return Err(Unavailable::Lost),
+            Some(refused) => return Ok(Err(refused)),
+        }
+        if self.commits.has_failed() {
+            return Err(Unavailable::Lost);
+        }
+        let active = lease.active();
+        let id = marker.header.producer_id;
+        active.end = active.end.plus(1);
+        let (sender, committed) = oneshot::channel();
+        let ack = MarkerAck { commits: self.commits.clone(), sender: Mutex::new(Some(sender)) };
+        let owner: Arc<dyn AppendOwner> = Arc::new(ack);
+        let slot = active.end.0 as u64;
+        let ticket = Ticket { slot, place: (0, 0), waits_for_commit: true };
+        let group = AppendGroup { batches: vec![marker], tickets: vec![ticket], origin };
+        let mut dirty = None;
+        if let Append::Done(mut results) = self.partition.append(host, group, &owner) {
+            match results.pop().flatten() {
+                Some(result) => {
+                    owner.leave(Completion { slot, place: ticket.place, result });
+                    owner.wake();
+                }
+                None => dirty = Some(self.partition.want_commit(host)),
+            }
+        }
+        // If it is not in the log, the machine is loaded again.
+        active.machine.end_transaction(id, is_commit);
+        drop(lease);
+        if let Some(dir) = dirty {
+            dir.commit(host);
+        }
+        committed.await.map_err(|_| Unavailable::Lost)
+    }
+
+    async fn lease(self: &Arc<Self>) -> Result<Lease<H, C>, Unavailable> {
+        let lent = {
+            let mut inner = self.locked();
+            match std::mem::replace(&mut inner.role, Role::Taken) {
+                Role::Free(active) if !self.commits.has_failed() => {
+                    return Ok(Lease { shard: self.clone(), active: Some(active) });
+                }
+                Role::Taken => {
+                    let (sender, lent) = oneshot::channel();
+                    let shard = self.clone();
+                    inner.queue.push_back(Work::Lend(Box::new(move |active| {
+                        let lease = Lease { shard, active: Some(active) };
+                        // Whoever asked may have gone.
+                        sender.send(lease).err().and_then(|mut lease| lease.active.take())
+                    })));
+                    lent
+                }
+                other => {
+                    let is_closed = matches!(other, Role::Closed);
+                    inner.role = other;
+                    return Err(if is_closed { Unavailable::Lost } else { Unavailable::Loading });
+                }
+            }
+        };
+        lent.await.map_err(|_| Unavailable::Lost)
+    }
+}
+
+/// Tells the shard of a marker as of any append, and who waits for it.
+struct MarkerAck<O> {
+    commits: Arc<O>,
+    sender: Mutex<Option<oneshot::Sender<AppendResult>>>,
+}
+
+impl<O: AppendOwner> AppendOwner for MarkerAck<O> {
+    fn leave(&self, completion: Completion<AppendResult>) {
+        let sender = self.sender.lock().expect("nothing panics in here").take();
+        if let Some(sender) = sender {
+            let _ = sender.send(completion.result.clone());
+        }
+        self.commits.leave(completion);
+    }
+
+    fn wake(&self) {
+        self.commits.wake();
+    }
+
+    // A coordinator's clients wait for their answers: they are the limit.
+    fn add_queued(&self, _bytes: usize) {}
+
+    fn subtract_queued(&self, _bytes: usize) {}
+}

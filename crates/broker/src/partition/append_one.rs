@@ -1,0 +1,56 @@
+//! One batch of a part of the broker that waits for it: an answer once the batch counts.
+//!
+//! What it deliberately does not do: keep an order among several, which the caller keeps by waiting.
+
+use std::sync::{Arc, Mutex};
+
+use klamm_log::AppendOrigin;
+use klamm_protocol::records::ValidatedBatch;
+use tokio::sync::oneshot;
+
+use super::acks::AppendOwner;
+use super::{Append, AppendFailure, AppendGroup, AppendResult, Partition, Ticket};
+use crate::host::Host;
+use crate::net::waker::Completion;
+
+impl Partition {
+    /// Appends `batch` and waits until it is committed.
+    pub(crate) async fn append_one<H: Host>(
+        self: &Arc<Self>,
+        host: &H,
+        batch: ValidatedBatch,
+        origin: AppendOrigin,
+    ) -> AppendResult {
+        let ticket = Ticket { slot: 0, place: (0, 0), waits_for_commit: true };
+        let group = AppendGroup { batches: vec![batch], tickets: vec![ticket], origin };
+        let (sender, committed) = oneshot::channel();
+        let owner: Arc<dyn AppendOwner> = Arc::new(Waiting(Mutex::new(Some(sender))));
+        if let Append::Done(mut results) = self.append(host, group, &owner) {
+            match results.pop().flatten() {
+                Some(result) => return result,
+                // By the directory's flusher: who writes to several partitions at once shares its rounds.
+                None => self.commit_soon(host),
+            }
+        }
+        committed.await.unwrap_or(Err(AppendFailure::Closed))
+    }
+}
+
+struct Waiting(Mutex<Option<oneshot::Sender<AppendResult>>>);
+
+impl AppendOwner for Waiting {
+    fn leave(&self, completion: Completion<AppendResult>) {
+        let sender = self.0.lock().expect("nothing panics in here").take();
+        if let Some(sender) = sender {
+            // Whoever waited may have gone.
+            let _ = sender.send(completion.result);
+        }
+    }
+
+    fn wake(&self) {}
+
+    // One batch at a time: its owner waits.
+    fn add_queued(&self, _bytes: usize) {}
+
+    fn subtract_queued(&self, _bytes: usize) {}
+}

@@ -1,0 +1,123 @@
+//! Transaction markers as a coordinator sends them, into topics and into `__consumer_offsets`.
+
+use klamm_protocol::messages::describe_producers::{
+    DescribeProducersRequest, PartitionResponse, TopicRequest,
+};
+use klamm_protocol::messages::write_txn_markers::{
+    WritableTxnMarker, WritableTxnMarkerTopic, WriteTxnMarkersRequest,
+};
+
+use super::groups::{commit, committed, few_partitions, find};
+use super::*;
+
+const UNKNOWN_PARTITION: i16 = 3;
+const INVALID_TOPIC: i16 = 17;
+const INVALID_PRODUCER_EPOCH: i16 = 47;
+const COORDINATOR_FENCED: i16 = 52;
+
+/// Of producer 7: for these partitions of a topic.
+fn marker(topic: &str, partitions: &[i32], epoch: i16, coordinator_epoch: i32) -> WritableTxnMarker {
+    let topic = WritableTxnMarkerTopic {
+        name: topic.to_owned().into(),
+        partition_indexes: partitions.to_vec(),
+        ..Default::default()
+    };
+    WritableTxnMarker {
+        producer_id: 7,
+        producer_epoch: epoch,
+        transaction_result: true,
+        topics: vec![topic],
+        coordinator_epoch,
+        ..Default::default()
+    }
+}
+
+/// The errors of all partitions, in order.
+async fn write(client: &mut Client, markers: Vec<WritableTxnMarker>) -> Vec<i16> {
+    let request = WriteTxnMarkersRequest { markers, ..Default::default() };
+    let response = client.call(&request, 2).await;
+    let topics = response.markers.iter().flat_map(|marker| &marker.topics);
+    topics.flat_map(|topic| &topic.partitions).map(|partition| partition.error_code).collect()
+}
+
+async fn describe(client: &mut Client, topic: &str, partition: i32) -> PartitionResponse {
+    let topic = TopicRequest {
+        name: topic.to_owned().into(),
+        partition_indexes: vec![partition],
+        ..Default::default()
+    };
+    let request = DescribeProducersRequest { topics: vec![topic], ..Default::default() };
+    client.call(&request, 0).await.topics.remove(0).partitions.remove(0)
+}
+
+#[test]
+fn markers_are_written_each_for_itself_and_producers_are_described() {
+    sim::run(1, |host| async move {
+        let running = start(&host).await;
+        let mut client = Client::connect(&host, &running);
+        client.create_topic("t", 2).await;
+        let written =
+            write(&mut client, vec![marker("t", &[0, 5, 1], 3, 9), marker("none", &[0], 3, 9)]).await;
+        assert_eq!(written, [0, UNKNOWN_PARTITION, 0, UNKNOWN_PARTITION]);
+        assert_eq!(write(&mut client, vec![marker("t", &[0], 2, 9)]).await, [INVALID_PRODUCER_EPOCH]);
+        assert_eq!(write(&mut client, vec![marker("t", &[0], 3, 8)]).await, [COORDINATOR_FENCED]);
+        let internal = vec![marker("__transaction_state", &[0], 3, 9)];
+        assert_eq!(write(&mut client, internal).await, [UNKNOWN_PARTITION], "until it is created");
+        let mut builder = BatchBuilder::new().producer(ProducerId(8), ProducerEpoch(1), 40);
+        builder.push(1_767_225_600_000, None, Some(b"v"), &[]);
+        let produced = client.call(&produce_request("t", 0, builder.build()), 9).await;
+        assert_eq!(base_offset(&produced), 1, "behind the marker");
+        let described = describe(&mut client, "t", 0).await;
+        let told = |at: usize| {
+            let producer = &described.active_producers[at];
+            (
+                producer.producer_id,
+                producer.producer_epoch,
+                producer.last_sequence,
+                producer.coordinator_epoch,
+            )
+        };
+        assert_eq!((described.error_code, told(0), told(1)), (0, (7, 3, -1, 9), (8, 1, 40, -1)));
+        assert_eq!(described.active_producers[1].last_timestamp, 1_767_225_600_000);
+        assert!(described.active_producers.iter().all(|producer| producer.current_txn_start_offset == -1));
+        assert_eq!(describe(&mut client, "t", 2).await.error_code, UNKNOWN_PARTITION);
+        assert_eq!(describe(&mut client, "no/name", 0).await.error_code, INVALID_TOPIC);
+    });
+}
+
+#[test]
+fn a_group_coordinator_takes_markers_in_its_turn_and_outlives_those_that_are_refused() {
+    sim::run(1, |host| async move {
+        let running = start_with(&host, &few_partitions()).await.expect("starts");
+        let mut client = Client::connect(&host, &running);
+        client.create_topic("t", 1).await;
+        assert_eq!(find(&mut client, "g").await, (0, 1));
+        assert_eq!(committed(&host, &mut client, "g").await, Ok(-1));
+        let all =
+            |epoch, coordinator_epoch| marker("__consumer_offsets", &[0, 1, 2], epoch, coordinator_epoch);
+        for offset in 0..3 {
+            // At once: the commits come between the markers, or before, or behind.
+            let mut others: Vec<Client> = (0..3).map(|_| Client::connect(&host, &running)).collect();
+            for other in &mut others {
+                other
+                    .send(&WriteTxnMarkersRequest { markers: vec![all(3, 9)], ..Default::default() }, 2)
+                    .await;
+            }
+            assert_eq!(commit(&mut client, "g", offset).await, 0);
+            for other in &mut others {
+                let frame = other.receive().await.expect("answered");
+                let (_, body) =
+                    wire::decode_response(frame, WriteTxnMarkersRequest::API_KEY, 2).expect("decodes");
+                let body: klamm_protocol::messages::write_txn_markers::WriteTxnMarkersResponse = body;
+                assert!(
+                    body.markers[0].topics[0].partitions.iter().all(|partition| partition.error_code == 0)
+                );
+            }
+        }
+        assert_eq!(write(&mut client, vec![all(2, 9)]).await, [INVALID_PRODUCER_EPOCH; 3]);
+        assert_eq!(write(&mut client, vec![all(3, 8)]).await, [COORDINATOR_FENCED; 3]);
+        // A coordinator that loads again would say so.
+        assert_eq!(commit(&mut client, "g", 9).await, 0);
+        assert_eq!(committed(&host, &mut client, "g").await, Ok(9));
+    });
+}
