@@ -37,6 +37,14 @@ impl Deliveries {
         self.0.lock().expect("deliveries").clone()
     }
 
+    /// Those since the last call.
+    ///
+    /// # Panics
+    /// When another thread panicked.
+    pub fn take(&self) -> Vec<(usize, Delivery)> {
+        std::mem::take(&mut self.0.lock().expect("deliveries"))
+    }
+
     /// How many there are so far.
     ///
     /// # Panics

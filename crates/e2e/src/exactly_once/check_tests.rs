@@ -57,7 +57,14 @@ impl Script {
             value: *value,
             offset: *offset,
         });
-        let transaction = Transaction { outcome, is_fenced: false, began, ended, writes: writes.collect() };
+        let transaction = Transaction {
+            outcome,
+            is_fenced: false,
+            began,
+            ended,
+            writes: writes.collect(),
+            remarks: Vec::new(),
+        };
         self.history.transactions.insert(id(client, number), transaction);
     }
 

@@ -70,6 +70,8 @@ pub struct Transaction {
     pub ended: u64,
     /// Its records.
     pub writes: Vec<Write>,
+    /// What went wrong, for people.
+    pub remarks: Vec<String>,
 }
 
 /// One record that was read.
@@ -125,10 +127,13 @@ pub struct History {
 impl fmt::Display for History {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         for (id, transaction) in &self.transactions {
-            let Transaction { outcome, is_fenced, began, ended, writes } = transaction;
+            let Transaction { outcome, is_fenced, began, ended, writes, remarks } = transaction;
             let fenced = if *is_fenced { " fenced" } else { "" };
             write!(f, "transaction {id} {outcome:?}{fenced} {began}..{ended}:")?;
             write_all(f, writes)?;
+            for remark in remarks {
+                writeln!(f, "  {remark}")?;
+            }
         }
         write!(f, "plain:")?;
         write_all(f, &self.plain)?;
