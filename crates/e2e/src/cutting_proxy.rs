@@ -185,18 +185,14 @@ impl Connection {
                 (&self.broker).write_all(&frame)?;
                 continue;
             };
-            match incision.cut {
-                Cut::InRequest | Cut::BehindRequest => {
-                    let is_whole = incision.cut == Cut::BehindRequest;
-                    let part = if is_whole { frame.len() } else { incision.part_of(frame.len()) };
-                    (&self.broker).write_all(&frame[..part])?;
-                    self.count(incision.cut);
-                    return Ok(());
-                }
-                Cut::BeforeResponse | Cut::InResponse => {
-                    self.doomed.lock().expect("doomed").insert(correlation_id, incision);
-                    (&self.broker).write_all(&frame)?;
-                }
+            // A quick answer must not slip through while this side closes.
+            self.doomed.lock().expect("doomed").insert(correlation_id, incision);
+            let is_part = incision.cut == Cut::InRequest;
+            let part = if is_part { incision.part_of(frame.len()) } else { frame.len() };
+            (&self.broker).write_all(&frame[..part])?;
+            if matches!(incision.cut, Cut::InRequest | Cut::BehindRequest) {
+                self.count(incision.cut);
+                return Ok(());
             }
         }
         Ok(())
@@ -209,8 +205,13 @@ impl Connection {
                 (&self.client).write_all(&frame)?;
                 continue;
             };
-            if incision.cut == Cut::InResponse {
-                (&self.client).write_all(&frame[..incision.part_of(frame.len())])?;
+            match incision.cut {
+                // Counted where the request was cut.
+                Cut::InRequest | Cut::BehindRequest => return Ok(()),
+                Cut::BeforeResponse => {}
+                Cut::InResponse => {
+                    (&self.client).write_all(&frame[..incision.part_of(frame.len())])?;
+                }
             }
             self.count(incision.cut);
             return Ok(());
