@@ -15,6 +15,7 @@ use crate::disk::Disk;
 use crate::entry::Entry;
 use crate::files::{self, INDEX, TIME_INDEX};
 use crate::index::{OFFSET_ENTRY_BYTES, OffsetEntry, TIME_ENTRY_BYTES, TimeEntry, write_entries};
+use crate::prefill::Prefill;
 use crate::segment::Segment;
 
 pub(crate) struct ActiveSegment {
@@ -22,6 +23,7 @@ pub(crate) struct ActiveSegment {
     /// Whole batches in the file, published or about to be.
     pub size: u32,
     pub shape: SegmentShape,
+    pub prefill: Prefill,
     bytes_since_entry: u32,
     largest: TimeEntry,
     /// Entries in memory, and how many of them the files have.
@@ -86,6 +88,7 @@ impl ActiveSegment {
         Self {
             size: segment.size_bytes(),
             shape: SegmentShape { size: segment.size_bytes(), ..SegmentShape::new(base_offset, created) },
+            prefill: Prefill::new(segment.size_bytes(), 0),
             bytes_since_entry: 0,
             largest: times.last().copied().unwrap_or(TimeEntry { timestamp: -1, relative_offset: 0 }),
             offset_entries,

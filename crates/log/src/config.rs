@@ -18,6 +18,9 @@ pub struct LogConfig {
     /// True where `cleanup.policy` has `compact`: offsets may skip. Elsewhere recovery takes
     /// a skipped offset behind the recovery point for a damaged one.
     pub is_compacted: bool,
+    /// True where somebody waits for every flush: small ones are made quicker by room for
+    /// them, filled with zeros beforehand.
+    pub is_prefilled: bool,
     /// `producer.id.expiration.ms`: a producer idle for so long is forgotten.
     pub producer_id_expiration_ms: i64,
     /// `transaction.partition.verification.enable`: a transaction's first batch is taken only once the
@@ -34,6 +37,7 @@ impl Default for LogConfig {
             segment_index_bytes: 10 << 20,
             index_interval_bytes: 4096,
             is_compacted: false,
+            is_prefilled: false,
             producer_id_expiration_ms: 24 * 60 * 60 * 1000,
             verifies_transactions: true,
         }

@@ -35,6 +35,8 @@ pub(crate) struct FlushState {
     /// finds them, because their end is not durable either, must find them whole: what lies
     /// behind a hole does not count.
     released: Mutex<Vec<Arc<SegmentFile>>>,
+    /// Flushes of this log's own files, done for somebody who waits or nobody.
+    own_flushes: AtomicU64,
     /// Held while one flush runs.
     turn: Mutex<()>,
     /// Why the first failed one did.
@@ -58,7 +60,8 @@ impl FlushState {
         // Whatever lies there when a log is opened may be as new as the last crash.
         let (names, durable_names) = (AtomicU64::new(1), AtomicU64::new(0));
         let (released, turn) = (Mutex::default(), Mutex::default());
-        Self { disk, dir, names, durable_names, released, turn, failure: OnceLock::new() }
+        let own_flushes = AtomicU64::new(0);
+        Self { disk, dir, names, durable_names, released, own_flushes, turn, failure: OnceLock::new() }
     }
 
     /// The turn of one flush; refused after a failed one.
@@ -118,6 +121,11 @@ impl PartitionView {
         self.flush.failure.get().map(String::as_str)
     }
 
+    /// How often this log's files were flushed one by one.
+    pub(crate) fn own_flushes(&self) -> u64 {
+        self.flush.own_flushes.load(Ordering::Relaxed)
+    }
+
     /// Before segments leave the head of the view.
     pub(crate) fn note_released(&self, gone: &[Arc<Segment>]) {
         let flushed = self.limits().flushed;
@@ -161,6 +169,7 @@ impl FlushJob {
         let flush = &self.view.flush;
         let _turn = flush.take_turn()?;
         self.sync().inspect_err(|error| drop(flush.failed(error.to_string())))?;
+        flush.own_flushes.fetch_add(1, Ordering::Relaxed);
         Ok(self.publish())
     }
 

@@ -22,6 +22,7 @@ mod cut;
 mod flush;
 mod log;
 mod plan;
+mod prefill;
 mod removal;
 mod retention;
 mod upkeep;

@@ -24,6 +24,7 @@ use crate::index::{OffsetIndex, TimeIndex};
 use crate::leader_epochs::LeaderEpochs;
 use crate::limits::{Limits, LogPosition};
 use crate::open::remove_if_there;
+use crate::prefill::Prefill;
 use crate::producer::{ProducerState, Verifications, write_snapshot};
 use crate::removal::Outgoing;
 use crate::segment::{Segment, SegmentFile};
@@ -170,7 +171,14 @@ impl Log {
             segment.transactions.write_repaired().map_err(failed)?;
         }
         self.take_snapshot(self.view.limits().end.offset, true)?;
+        let is_cut = self.cut_room()?;
         self.flush()?;
+        if is_cut {
+            // A flush that finds nothing new does nothing.
+            let file = self.active.segment.file();
+            let synced = file.get().and_then(|open| open.sync_data());
+            synced.map_err(LogError::io("flush", file.path()))?;
+        }
         files::sync_indexes(&*self.disk, &self.dir, self.active.segment.base_offset())?;
         self.disk.sync_dir(&self.dir).map_err(LogError::io("sync", &self.dir))
     }
@@ -235,12 +243,27 @@ impl Log {
         Ok(())
     }
 
+    /// Cuts off what was filled beforehand and is not needed: closed files end with their last batch.
+    /// True if something may have been cut.
+    fn cut_room(&mut self) -> Result<bool, LogError> {
+        let size = self.active.size;
+        let is_beyond = self.active.prefill.is_beyond(size);
+        if is_beyond {
+            let file = self.active.segment.file();
+            let cut = file.get().and_then(|open| open.set_len(u64::from(size)));
+            cut.map_err(LogError::io("cut", file.path()))?;
+            self.active.prefill = Prefill::new(size, self.view.own_flushes());
+        }
+        Ok(is_beyond)
+    }
+
     /// Closes the active segment and begins a new one at `base`, the next batch's offset.
     pub(crate) fn roll(&mut self, base: Offset, now: WallMs) -> Result<(), LogError> {
         self.active
             .finish(&*self.disk, &self.dir)
             .map_err(LogError::io("write the indexes of", self.active.segment.file().path()))?;
         self.take_snapshot(base, false)?;
+        self.cut_room()?;
         let next = match new_active(&self.disk, &self.dir, base, now) {
             Ok(next) => next,
             Err(error) => {
@@ -264,6 +287,7 @@ impl Log {
         list.push(Arc::clone(&next.segment));
         self.view.publish_segments(Segments::new(list));
         self.active = next;
+        self.active.prefill = Prefill::new(0, self.view.own_flushes());
         self.version += 1;
         let end = LogPosition { segment_base: base, position: 0, ..self.view.limits().end };
         self.view.advance(|now| Some(Limits { end, ..*now }));

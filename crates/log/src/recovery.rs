@@ -114,9 +114,12 @@ impl<'a> Recovery<'a> {
                 this = self.walk(base, true, is_last, expected)?;
             }
             expected = this.next_offset;
-            let fault = this.fault.take();
-            if let Some(fault) = &fault {
-                self.cut(&this, fault)?;
+            let mut is_torn = this.fault.is_some();
+            if let Some(fault) = this.fault.take() {
+                let was_room = self.cut(&this, &fault)?;
+                // A roll cuts the room off, but the next segment may be durable before that is.
+                let is_continued = bases.get(index + 1).is_some_and(|(next, _)| *next == this.next_offset);
+                is_torn = !(was_room && is_continued);
             }
             // Segments are written back in any order: one may have lost its tail, or the whole
             // next one its name, with later ones still there; and a roll that failed may have left
@@ -126,12 +129,12 @@ impl<'a> Recovery<'a> {
                 *next < this.next_offset && *next >= point
                     || !self.open.config.is_compacted && *next != this.next_offset && *next > point
             });
-            if !is_last && fault.is_none() && !is_gap {
+            if !is_last && !is_torn && !is_gap {
                 self.finish(&mut this.active)?;
                 segments.push(Arc::new(this.active.segment.to_closed(disk, dir)));
                 continue;
             }
-            if fault.is_some() || is_gap {
+            if is_torn || is_gap {
                 for (later, _) in &bases[index + 1..] {
                     let reason = "it does not continue the segment before it".to_owned();
                     set_segment_aside(self.open, *later, reason, self.report)?;
@@ -322,8 +325,8 @@ impl<'a> Recovery<'a> {
         if is_intact { Ok(()) } else { Err("a wrong CRC".to_owned()) }
     }
 
-    /// Cuts a segment at its first byte that cannot be believed.
-    fn cut(&mut self, walked: &Walked, fault: &WalkError) -> Result<(), LogError> {
+    /// Cuts a segment at its first byte that cannot be believed. True if there was only room.
+    fn cut(&mut self, walked: &Walked, fault: &WalkError) -> Result<bool, LogError> {
         let OpenLog { disk, dir, .. } = self.open;
         let file = walked.active.segment.file();
         let open = file.get().map_err(LogError::io("open", file.path()))?;
@@ -348,13 +351,14 @@ impl<'a> Recovery<'a> {
             }
         };
         open.set_len(position).map_err(LogError::io("cut", file.path()))?;
+        let was_room = tail == Tail::Zeros;
         self.report.truncations.push(Truncation {
             path: file.path().to_owned(),
             position,
             removed_bytes: walked.len - position,
             tail,
         });
-        Ok(())
+        Ok(was_room)
     }
 
     /// Writes the indexes of a segment that does not grow; nobody will rebuild them.

@@ -2,20 +2,25 @@
 //!
 //! Order: write, indexes, producer state, end. On a failed write nothing is published and
 //! the tail is cut back; if that fails too, the log refuses to go on. A group that rolls
-//! in its middle is one write on each side; what the first side placed stays placed.
+//! in its middle is one write on each side; what the first side placed stays placed. Zeros
+//! that make later flushes quicker ([`crate::prefill`]) are no part of it: that they are
+//! missing fails nothing.
 
 use std::io::IoSlice;
 use std::sync::Arc;
 
 use klamm_protocol::records::BATCH_HEADER_BYTES;
 
-use crate::disk::write_all_vectored_at;
+use crate::disk::{DiskFile, write_all_vectored_at};
 use crate::entry::Entry;
 use crate::error::{AppendError, LogError};
 use crate::limits::{Limits, LogPosition};
 use crate::log::Log;
 use crate::plan::{BatchPlaced, Plan, PlannedBatch, Step};
+use crate::prefill::Prefill;
 use crate::transaction_index::AbortedTransaction;
+
+static ZEROS: [u8; 64 << 10] = [0; 64 << 10];
 
 impl Log {
     /// Appends what was planned. One answer for each batch, in order.
@@ -66,12 +71,35 @@ impl Log {
             slices.push(IoSlice::new(&batch.bytes[BATCH_HEADER_BYTES..]));
         }
         if let Err(error) = write_all_vectored_at(&*open, &mut slices, u64::from(position)) {
-            if let Err(repair) = open.set_len(u64::from(position)) {
-                self.poison(format!("a failed write ({error}) whose tail could not be cut ({repair})"));
+            match open.set_len(u64::from(position)) {
+                Ok(()) => self.active.prefill = Prefill::new(position, self.view.own_flushes()),
+                Err(repair) => {
+                    self.poison(format!("a failed write ({error}) whose tail could not be cut ({repair})"));
+                }
             }
             return Err(LogError::io("append to", file.path())(error));
         }
+        let size = run.iter().fold(position, |at, batch| at + batch.header.batch_bytes);
+        self.make_room(&*open, size);
         self.publish_run(run)
+    }
+
+    /// Zeros behind batches that end at `size`, where they make later flushes quicker. The next flush carries them.
+    fn make_room(&mut self, file: &dyn DiskFile, size: u32) {
+        if !self.config.is_prefilled {
+            return;
+        }
+        let flushes = self.view.own_flushes();
+        let mut left = self.active.prefill.window(size, flushes, self.config.segment_bytes) as usize;
+        let mut slices = Vec::with_capacity(left.div_ceil(ZEROS.len()));
+        while left > 0 {
+            let len = left.min(ZEROS.len());
+            slices.push(IoSlice::new(&ZEROS[..len]));
+            left -= len;
+        }
+        // The batches are in the file. A disk without room for the zeros may have some for the
+        // next batch; one that fails will say so there.
+        let _ = write_all_vectored_at(file, &mut slices, u64::from(size));
     }
 
     /// An epoch's first batch: the checkpoint knows it before the log has it.

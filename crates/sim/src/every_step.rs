@@ -150,8 +150,9 @@ fn end(producer: u8, is_commit: bool) -> Step {
     Step::EndTransaction { producer, is_commit }
 }
 
-/// A few segments; some of it flushed, some of it not.
-fn beginning(has_producers: bool, seed: u64) -> Vec<Step> {
+/// A few segments; some of it flushed, some of it not. Where flushes are waited for there are enough
+/// of them for room to be filled beforehand.
+fn beginning(has_producers: bool, is_flushed_mode: bool, seed: u64) -> Vec<Step> {
     let mut steps = Vec::new();
     for n in 0..10 {
         steps.push(append(1 + (n % 4) as u8, seed * 100 + n));
@@ -162,6 +163,9 @@ fn beginning(has_producers: bool, seed: u64) -> Vec<Step> {
             5 => steps.push(Step::Checkpoint),
             _ => {}
         }
+        if is_flushed_mode && (6..9).contains(&n) {
+            steps.push(Step::Flush);
+        }
     }
     steps
 }
@@ -170,7 +174,8 @@ impl Scenario {
     fn case(&self, seed: u64, is_flushed_mode: bool, cut: PowerCut) -> Case {
         let &Self { step, has_producers, is_compacted, .. } = self;
         let planned = |step: &Step| Planned { step: *step, cut: None };
-        let mut steps: Vec<Planned> = beginning(has_producers, seed).iter().map(planned).collect();
+        let mut steps: Vec<Planned> =
+            beginning(has_producers, is_flushed_mode, seed).iter().map(planned).collect();
         steps.extend(self.before.iter().map(planned));
         steps.push(Planned { step, cut: Some(cut) });
         // That the log goes on, and what it says after a stop.
@@ -188,7 +193,7 @@ impl Scenario {
         total: &mut Stats,
     ) -> Result<u64, String> {
         let Thoroughness { draws, start_stride } = thoroughness;
-        let at = self.before.len() + beginning(self.has_producers, seed).len();
+        let at = self.before.len() + beginning(self.has_producers, is_flushed_mode, seed).len();
         // `None` if the power did not go in the mutation.
         let mut cut = |cut: PowerCut| {
             let case = self.case(seed, is_flushed_mode, cut);

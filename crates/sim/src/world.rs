@@ -107,6 +107,7 @@ impl World {
                 segment_bytes: 1500,
                 index_interval_bytes: 250,
                 is_compacted: case.is_compacted,
+                is_prefilled: case.is_flushed_mode,
                 ..LogConfig::default()
             },
             is_flushed_mode: case.is_flushed_mode,

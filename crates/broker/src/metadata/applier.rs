@@ -11,7 +11,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use arc_swap::ArcSwap;
-use klamm_cluster::config::{ConfigLayers, ConfigValue, TopicConfig};
+use klamm_cluster::config::{ConfigLayers, ConfigValue, Durability, TopicConfig};
 use klamm_cluster::image::{
     ConfigResource, ConfigResourceType, MetadataDelta, MetadataImage, PartitionImage, TopicImage,
 };
@@ -311,6 +311,7 @@ impl<H: Host> Applier<H> {
             segment_index_bytes: unsigned(config.segment_index_bytes),
             index_interval_bytes: unsigned(config.index_interval_bytes),
             is_compacted: config.cleanup_policy.compact,
+            is_prefilled: config.durability == Durability::Flushed,
             producer_id_expiration_ms: self.producer_id_expiration_ms(),
             verifies_transactions: self
                 .published

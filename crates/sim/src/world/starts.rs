@@ -119,8 +119,16 @@ impl World {
             was_clean,
             now: self.now,
         };
-        let mut log =
-            if is_there { Log::open(open).map_err(text)?.0 } else { Log::create(open).map_err(text)? };
+        let mut log = if is_there {
+            let (log, report) = Log::open(open).map_err(text)?;
+            if was_clean && !report.truncations.is_empty() {
+                // Kafka's own tools read such a directory, and take zeros for corruption.
+                return Err(format!("a clean stop left something to cut: {:?}", report.truncations));
+            }
+            log
+        } else {
+            Log::create(open).map_err(text)?
+        };
         self.epoch += 1;
         log.assign_leader_epoch(LeaderEpoch(self.epoch)).map_err(text)?;
         let found = read(&log, self.config.is_compacted)?;
