@@ -15,6 +15,7 @@ pub struct Journal {
     transactions: Mutex<BTreeMap<TransactionId, Transaction>>,
     finished: AtomicU64,
     faults_over: AtomicBool,
+    has_failed: AtomicBool,
     deadline: Instant,
 }
 
@@ -25,6 +26,7 @@ impl Default for Journal {
             transactions: Mutex::default(),
             finished: AtomicU64::new(0),
             faults_over: AtomicBool::new(false),
+            has_failed: AtomicBool::new(false),
             deadline: Instant::now() + ROUND_LIMIT,
         }
     }
@@ -61,6 +63,12 @@ impl Journal {
         self.faults_over.load(Ordering::SeqCst)
     }
 
+    /// Nobody need wait any longer.
+    pub fn fail(&self) {
+        self.has_failed.store(true, Ordering::SeqCst);
+        self.end_faults();
+    }
+
     /// When the round must be over.
     pub fn deadline(&self) -> Instant {
         self.deadline
@@ -69,8 +77,9 @@ impl Journal {
     /// For loops that try until they succeed.
     ///
     /// # Panics
-    /// Once the round should be over, saying what `who` waits for.
+    /// Once the round should be over or has failed, saying what `who` waits for.
     pub fn check_time(&self, who: &str, what: &dyn std::fmt::Debug) {
+        assert!(!self.has_failed.load(Ordering::SeqCst), "{who}: the round failed: {what:?}");
         assert!(Instant::now() < self.deadline, "{who}: the round hangs: {what:?}");
     }
 

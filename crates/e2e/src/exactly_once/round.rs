@@ -67,7 +67,7 @@ impl Round<'_> {
         let mut history = History::default();
         std::thread::scope(|scope| {
             let (journal, settings) = (&journal, &settings);
-            let _peace_at_last = EndFaults(journal);
+            let _guard = FailOnPanic(journal);
             let java = java.as_ref().map(|java| scope.spawn(move || java.run(journal)));
             let random = |number: usize| self.random.part(number as u64);
             for (number, (copier, last_input)) in copiers.iter().zip(&last_inputs).enumerate() {
@@ -117,10 +117,12 @@ impl Round<'_> {
 }
 
 /// Lets clients come to an end when the round itself fails.
-struct EndFaults<'a>(&'a Journal);
+struct FailOnPanic<'a>(&'a Journal);
 
-impl Drop for EndFaults<'_> {
+impl Drop for FailOnPanic<'_> {
     fn drop(&mut self) {
-        self.0.end_faults();
+        if std::thread::panicking() {
+            self.0.fail();
+        }
     }
 }
