@@ -5,13 +5,15 @@
 //! that is deleted needs none. What it deliberately does not do: remember anything over a restart, since
 //! a loaded coordinator asks again.
 //!
-//! **Invariants:** the coordinator hears of the markers only once all are committed; one transaction's
-//! markers are not written twice at the same time.
+//! **Invariants:** the coordinator hears of the markers only once all are committed; of one transactional
+//! id one task at a time writes, and only what the coordinator says when it begins: a marker that came
+//! late would end the next transaction.
 
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 use std::future::Future;
 use std::pin::pin;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::task::Poll;
 
 use klamm_coordinator::transaction::{
@@ -31,8 +33,8 @@ const RETRY_MS: u64 = 100;
 /// How many tries fail between two lines in the log.
 const TRIES_PER_COMPLAINT: u32 = 600;
 
-/// The transactional ids whose markers are being written.
-type UnderWay = Arc<Mutex<BTreeSet<Arc<str>>>>;
+/// The transactional ids whose markers are being written, and whether they were wanted again meanwhile.
+type UnderWay = Arc<Mutex<BTreeMap<Arc<str>, bool>>>;
 
 /// Performs until the broker stops.
 pub(crate) async fn run<H: Host>(broker: Arc<Broker<H>>, mut stop: watch::Receiver<bool>) {
@@ -44,13 +46,21 @@ pub(crate) async fn run<H: Host>(broker: Arc<Broker<H>>, mut stop: watch::Receiv
         };
         let (of_task, stopped) = (broker.clone(), stop.clone());
         match effect {
-            TransactionEffect::WriteMarkers(markers) => {
-                let id = markers.transactional_id.clone();
-                if locked(&under_way).insert(id.clone()) {
+            TransactionEffect::WriteMarkers(id) => {
+                let is_first = match locked(&under_way).entry(id.clone()) {
+                    Entry::Occupied(mut is_wanted_again) => {
+                        is_wanted_again.insert(true);
+                        false
+                    }
+                    Entry::Vacant(place) => {
+                        place.insert(false);
+                        true
+                    }
+                };
+                if is_first {
                     let under_way = under_way.clone();
                     broker.host.spawn("markers", async move {
-                        write_markers(&of_task, markers, stopped).await;
-                        locked(&under_way).remove(&id);
+                        end_transactions(&of_task, &id, &under_way, stopped).await;
                     });
                 }
             }
@@ -63,7 +73,7 @@ pub(crate) async fn run<H: Host>(broker: Arc<Broker<H>>, mut stop: watch::Receiv
     }
 }
 
-fn locked(under_way: &UnderWay) -> std::sync::MutexGuard<'_, BTreeSet<Arc<str>>> {
+fn locked(under_way: &UnderWay) -> MutexGuard<'_, BTreeMap<Arc<str>, bool>> {
     under_way.lock().expect("nothing panics in here")
 }
 
@@ -76,7 +86,31 @@ async fn fetch_producer_id<H: Host>(broker: &Broker<H>, transactional_id: Arc<st
     }
 }
 
-async fn write_markers<H: Host>(broker: &Broker<H>, markers: Markers, stop: watch::Receiver<bool>) {
+/// Ends the transaction of `id` that is prepared, and the next one if that is wanted before it is done.
+async fn end_transactions<H: Host>(
+    broker: &Broker<H>,
+    id: &Arc<str>,
+    under_way: &UnderWay,
+    stop: watch::Receiver<bool>,
+) {
+    loop {
+        let asked = ask(broker, id, TransactionCommand::Markers(id.clone())).await;
+        // Else it is complete; or its coordinator is gone, and asks again once it is back.
+        if let Ok(TransactionReply::Markers(Some(markers))) = asked {
+            write_markers(broker, markers, &stop).await;
+        }
+        let mut under_way = locked(under_way);
+        match under_way.get_mut(id) {
+            Some(is_wanted_again) if *is_wanted_again => *is_wanted_again = false,
+            _ => {
+                under_way.remove(id);
+                return;
+            }
+        }
+    }
+}
+
+async fn write_markers<H: Host>(broker: &Broker<H>, markers: Markers, stop: &watch::Receiver<bool>) {
     let Markers { transactional_id, producer, ending, partitions, coordinator_epoch, transaction_version } =
         markers;
     let marker = Marker {
@@ -115,7 +149,7 @@ async fn write_markers<H: Host>(broker: &Broker<H>, markers: Markers, stop: watc
         }
         if !left.is_empty() {
             try_count += 1;
-            if !wait(broker, &stop).await {
+            if !wait(broker, stop).await {
                 return;
             }
         }
@@ -129,7 +163,7 @@ async fn write_markers<H: Host>(broker: &Broker<H>, markers: Markers, stop: watc
             Ok(other) => unreachable!("{other:?} answers markers"),
             // It loads, or will: what it asks for again is already done.
             Err(Unavailable::Loading | Unavailable::Lost) => {
-                if !wait(broker, &stop).await {
+                if !wait(broker, stop).await {
                     return;
                 }
             }

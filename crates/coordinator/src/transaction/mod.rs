@@ -61,6 +61,8 @@ pub enum TransactionCommand {
     },
     /// EndTxn.
     EndTxn(EndTxn),
+    /// What [`TransactionEffect::WriteMarkers`] stands for.
+    Markers(Arc<str>),
     /// Every partition of a prepared transaction has its marker, or is gone.
     MarkersWritten {
         /// Whose.
@@ -137,6 +139,8 @@ pub enum TransactionReply {
     VerifyPartitions(Result<Vec<(Arc<str>, PartitionIndex)>, ErrorCode>),
     /// To [`TransactionCommand::EndTxn`]: with whom the client goes on; nobody where it keeps its epoch.
     EndTxn(Result<Producer, ErrorCode>),
+    /// To [`TransactionCommand::Markers`]: none if the transaction is complete.
+    Markers(Option<Markers>),
     /// To [`TransactionCommand::MarkersWritten`] and [`TransactionCommand::AbortTimedOut`].
     Noted,
     /// To [`TransactionCommand::Describe`].
@@ -148,8 +152,10 @@ pub enum TransactionReply {
 /// What a transaction coordinator wants done.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum TransactionEffect {
-    /// A marker into every partition, then [`TransactionCommand::MarkersWritten`].
-    WriteMarkers(Markers),
+    /// The markers of this id, which [`TransactionCommand::Markers`] tells, then
+    /// [`TransactionCommand::MarkersWritten`]. After a load it may come a second time: whoever writes must
+    /// ask first, and not begin before an earlier one has ended, or it would end the next transaction.
+    WriteMarkers(Arc<str>),
     /// An id that nobody had, for a timed out transaction whose producer has no epoch left; then
     /// [`TransactionCommand::AbortTimedOut`].
     FetchProducerId {
@@ -213,6 +219,7 @@ impl TransactionCommand {
             | Self::VerifyPartitions { transactional_id, .. }
             | Self::MarkersWritten { transactional_id, .. }
             | Self::AbortTimedOut { transactional_id, .. }
+            | Self::Markers(transactional_id)
             | Self::Describe(transactional_id) => Some(transactional_id),
             Self::List(_) => None,
         }
@@ -226,6 +233,7 @@ impl TransactionCommand {
             Self::VerifyPartitions { .. } => TransactionReply::VerifyPartitions(Err(error)),
             Self::EndTxn(_) => TransactionReply::EndTxn(Err(error)),
             Self::MarkersWritten { .. } | Self::AbortTimedOut { .. } => TransactionReply::Noted,
+            Self::Markers(_) => TransactionReply::Markers(None),
             Self::Describe(_) => TransactionReply::Described(None),
             Self::List(_) => TransactionReply::Listed(Vec::new()),
         }

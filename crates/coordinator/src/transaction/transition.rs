@@ -210,7 +210,9 @@ fn end_of_version_2(
     let is_retry_over_overflow = current.previous_producer_id == producer.id
         && producer.epoch == PRODUCER_EPOCH_LAST
         && now.epoch == ProducerEpoch(0);
-    let is_retry_over_bump = Some(now.epoch.0) == producer.epoch.0.checked_add(1);
+    // Where the epoch was not bumped by an end, who has the one before was fenced by another producer.
+    let is_retry_over_bump =
+        current.client_version >= EPOCH_BUMP_LEVEL && Some(now.epoch.0) == producer.epoch.0.checked_add(1);
     if now.id != producer.id && !is_retry_over_overflow {
         return Err(ErrorCode::InvalidProducerIdMapping.into());
     }

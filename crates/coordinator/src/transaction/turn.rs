@@ -52,6 +52,7 @@ impl<'a> Turn<'a> {
             TransactionCommand::EndTxn(request) => {
                 self.end(request).map(|producer| TransactionReply::EndTxn(Ok(producer)))
             }
+            TransactionCommand::Markers(_) => Ok(TransactionReply::Markers(self.markers())),
             TransactionCommand::MarkersWritten { producer, .. } => {
                 self.markers_written(*producer);
                 Ok(TransactionReply::Noted)
@@ -197,19 +198,23 @@ impl<'a> Turn<'a> {
 
     /// Asks for the markers of a prepared transaction; without partitions it is complete.
     pub(super) fn go_on_to_markers(&mut self) {
-        let Some(current) = self.current.as_deref() else { return };
-        let Some(ending) = current.state.prepared() else { return };
-        if current.partitions.is_empty() {
-            return self.complete(ending);
+        let Some(markers) = self.markers() else { return };
+        match markers.partitions.is_empty() {
+            true => self.complete(markers.ending),
+            false => self.out.effects.push(TransactionEffect::WriteMarkers(self.id.clone())),
         }
-        self.out.effects.push(TransactionEffect::WriteMarkers(Markers {
+    }
+
+    fn markers(&self) -> Option<Markers> {
+        let current = self.current.as_deref()?;
+        Some(Markers {
             transactional_id: self.id.clone(),
             producer: current.producer,
-            ending,
+            ending: current.state.prepared()?,
             partitions: current.partitions.clone(),
             coordinator_epoch: self.cx.leader_epoch,
             transaction_version: current.client_version,
-        }));
+        })
     }
 
     fn complete(&mut self, ending: Ending) {
