@@ -158,7 +158,7 @@ impl Metrics {
         }
     }
 
-    pub(crate) fn note_batches(&self, batches: &[ValidatedBatch]) {
+    pub(crate) fn note_batches<'a>(&self, batches: impl IntoIterator<Item = &'a ValidatedBatch>) {
         for batch in batches {
             self.produced_records.inc_by(u64::try_from(batch.header.record_count).unwrap_or(0));
             self.produced_bytes.inc_by(batch.bytes.len() as u64);

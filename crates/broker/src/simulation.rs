@@ -13,6 +13,8 @@ mod markers;
 mod moves;
 mod retention;
 mod transaction_versions;
+mod transactional_client;
+mod transactions;
 mod versions;
 
 use std::sync::Arc;

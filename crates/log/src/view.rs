@@ -10,7 +10,7 @@ use std::ops::Deref;
 use std::sync::Arc;
 
 use arc_swap::{ArcSwap, Guard};
-use klamm_protocol::ids::{LeaderEpoch, Offset};
+use klamm_protocol::ids::{LeaderEpoch, Offset, ProducerEpoch, ProducerId};
 use klamm_protocol::time::WallMs;
 
 use crate::entry::{Entry, WalkError};
@@ -253,6 +253,16 @@ impl PartitionView {
                 done => return done,
             }
         }
+    }
+
+    /// Whether a transaction of this producer and epoch was open a moment ago.
+    #[must_use]
+    pub fn has_open_transaction(&self, id: ProducerId, epoch: ProducerEpoch) -> bool {
+        self.unstable.load().iter().any(|transaction| {
+            transaction.last_offset.is_none()
+                && transaction.producer_id == id
+                && transaction.producer_epoch == epoch
+        })
     }
 
     /// Transactions without a marker below the watermark, by their first offset.

@@ -44,6 +44,7 @@ mod offset_delete;
 mod offset_fetch;
 mod offset_for_leader_epoch;
 mod sync_group;
+mod txn_offset_commit;
 mod write_txn_markers;
 
 use std::future::Future;
@@ -80,7 +81,11 @@ pub(crate) const SERVED: &[ApiKey] = &[
     ApiKey::DeleteRecords,
     ApiKey::InitProducerId,
     ApiKey::OffsetForLeaderEpoch,
+    ApiKey::AddPartitionsToTxn,
+    ApiKey::AddOffsetsToTxn,
+    ApiKey::EndTxn,
     ApiKey::WriteTxnMarkers,
+    ApiKey::TxnOffsetCommit,
     ApiKey::DescribeConfigs,
     ApiKey::AlterConfigs,
     ApiKey::AlterReplicaLogDirs,
@@ -91,6 +96,8 @@ pub(crate) const SERVED: &[ApiKey] = &[
     ApiKey::OffsetDelete,
     ApiKey::DescribeCluster,
     ApiKey::DescribeProducers,
+    ApiKey::DescribeTransactions,
+    ApiKey::ListTransactions,
     ApiKey::ConsumerGroupHeartbeat,
     ApiKey::ConsumerGroupDescribe,
     ApiKey::DescribeTopicPartitions,
@@ -130,6 +137,7 @@ pub(crate) fn handle<H: Host>(broker: &Arc<Broker<H>>, context: &ConnectionConte
         ApiKey::AddOffsetsToTxn => add_offsets_to_txn::handle(broker, frame),
         ApiKey::EndTxn => end_txn::handle(broker, frame),
         ApiKey::DescribeProducers => describe_producers::handle(broker, frame),
+        ApiKey::TxnOffsetCommit => txn_offset_commit::handle(broker, frame),
         ApiKey::WriteTxnMarkers => write_txn_markers::handle(broker, frame),
         ApiKey::DescribeTransactions => describe_transactions::handle(broker, frame),
         ApiKey::ListTransactions => list_transactions::handle(broker, frame),

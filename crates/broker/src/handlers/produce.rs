@@ -14,13 +14,19 @@
 //! | UNKNOWN_TOPIC_OR_PARTITION, UNKNOWN_TOPIC_ID | no such topic or partition |
 //! | INVALID_TOPIC_EXCEPTION | an internal topic, except from `__admin_client` |
 //! | INVALID_REQUIRED_ACKS | acks is none of 0, 1, -1 |
-//! | INVALID_TXN_STATE | a transactional batch: transactions are not served yet |
+//! | TRANSACTIONAL_ID_AUTHORIZATION_FAILED | a transactional batch without a transactional id |
+//! | INVALID_PRODUCER_ID_MAPPING | transactional batches of several producers |
+//! | INVALID_TXN_STATE | a transactional batch of no open transaction, or another one within it |
+//! | what the transaction coordinator says | see `transactional` |
 //! | what the checks of record batches say | see `klamm_protocol::records` |
 //! | OUT_OF_ORDER_SEQUENCE_NUMBER, INVALID_PRODUCER_EPOCH | idempotence (KIP-98) |
 //! | KAFKA_STORAGE_ERROR | the log directory failed |
 
+mod transactional;
+
 use std::sync::Arc;
 
+use klamm_coordinator::transaction::Producer;
 use klamm_log::{AppendError, AppendOrigin};
 use klamm_protocol::error_code::ErrorCode;
 use klamm_protocol::ids::{PartitionIndex, TopicId};
@@ -41,6 +47,9 @@ use crate::net::waker::{Completion, ConnWaker};
 use crate::partition::acks::AppendOwner;
 use crate::partition::registry::{Missing, Topic};
 use crate::partition::{Append, AppendFailure, AppendGroup, AppendResult, Partition, Ticket};
+
+pub(crate) use transactional::UnverifiedProduce;
+use transactional::may_begin;
 
 /// The client id that may write internal topics: Kafka's `__admin_client`.
 const ADMIN_CLIENT_ID: &str = "__admin_client";
@@ -74,13 +83,23 @@ struct Entry {
     ticket: Ticket,
 }
 
-/// Decodes and validates a request into `group`. `None` when nobody waits for an answer.
+/// What became of a request.
+pub(crate) enum Collected {
+    /// Its batches are in the group.
+    Parked(ParkedProduce),
+    /// They are, and nobody waits for an answer.
+    Unanswered,
+    /// A transaction coordinator must be asked first: a barrier, as all APIs but Produce.
+    Unverified(UnverifiedProduce),
+}
+
+/// Decodes and validates a request into `group`.
 pub(crate) fn collect<H: Host>(
     broker: &Broker<H>,
     group: &mut ProduceGroup,
     mut frame: Frame,
     slot: u64,
-) -> Result<Option<ParkedProduce>, CloseReason> {
+) -> Result<Collected, CloseReason> {
     let request: ProduceRequest = frame.decode()?;
     let meta = frame.meta();
     let is_answered = request.acks != 0;
@@ -90,6 +109,7 @@ pub(crate) fn collect<H: Host>(
     let index = broker.topics.load();
     let first_entry = group.entries.len();
     let mut has_failed = false;
+    let mut transaction = Transaction::default();
     let mut responses = Vec::with_capacity(request.topic_data.len());
     for (topic_place, data) in request.topic_data.into_iter().enumerate() {
         let topic = match meta.version {
@@ -111,7 +131,9 @@ pub(crate) fn collect<H: Host>(
                     Ok((partition, batch)) => {
                         let place = (topic_place as u32, partition_place as u32);
                         let ticket = Ticket { slot, place, waits_for_commit: request.acks == -1 };
-                        group.entries.push(Entry { partition, batch, ticket });
+                        let entry = Entry { partition, batch, ticket };
+                        transaction.note(broker, &entry, meta.version);
+                        group.entries.push(entry);
                     }
                 },
             }
@@ -125,14 +147,66 @@ pub(crate) fn collect<H: Host>(
             ..Default::default()
         });
     }
+    if let Some(error) = transaction.error(request.transactional_id.is_some()) {
+        group.entries.truncate(first_entry);
+        has_failed = true;
+        let partitions = responses.iter_mut().flat_map(|topic| &mut topic.partition_responses);
+        partitions.for_each(|response| *response = failed(response.index, error));
+    } else if let Transaction { producer: Some(producer), may_begin: true, .. } = transaction
+        && let Some(transactional_id) = request.transactional_id
+    {
+        let entries = group.entries.drain(first_entry..).collect();
+        let response = ProduceResponse { responses, ..Default::default() };
+        let produce = UnverifiedProduce {
+            meta,
+            response,
+            entries,
+            transactional_id,
+            producer,
+            is_answered,
+            has_failed,
+        };
+        return Ok(Collected::Unverified(produce));
+    }
     if !is_answered {
         group.has_unacknowledged_failure |= has_failed;
-        return Ok(None);
+        return Ok(Collected::Unanswered);
     }
     let waiting_count = (group.entries.len() - first_entry) as u32;
     group.slots.push(slot);
     let response = ProduceResponse { responses, ..Default::default() };
-    Ok(Some(ParkedProduce { meta, response, waiting_count }))
+    Ok(Collected::Parked(ParkedProduce { meta, response, waiting_count }))
+}
+
+/// What the transactional batches of one request have in common.
+#[derive(Default)]
+struct Transaction {
+    producer: Option<Producer>,
+    has_several_producers: bool,
+    /// One of them may begin its transaction in its partition.
+    may_begin: bool,
+}
+
+impl Transaction {
+    fn note<H: Host>(&mut self, broker: &Broker<H>, entry: &Entry, version: i16) {
+        let header = &entry.batch.header;
+        if !header.attributes.is_transactional() {
+            return;
+        }
+        let producer = Producer { id: header.producer_id, epoch: header.producer_epoch };
+        self.has_several_producers |= *self.producer.get_or_insert(producer) != producer;
+        self.may_begin |= may_begin(broker, entry, version);
+    }
+
+    /// Why the whole request is refused.
+    fn error(&self, has_transactional_id: bool) -> Option<ErrorCode> {
+        match self.producer {
+            None => None,
+            Some(_) if !has_transactional_id => Some(ErrorCode::TransactionalIdAuthorizationFailed),
+            Some(_) if self.has_several_producers => Some(ErrorCode::InvalidProducerIdMapping),
+            Some(_) => None,
+        }
+    }
 }
 
 /// Why a partition's data was refused before it came to the log.
@@ -188,13 +262,6 @@ fn accept<H: Host>(
     };
     let rules = topic.produce_rules(broker.host.wall(), version);
     let batch = validate_produce(&records, &rules, scratch)?;
-    if batch.header.attributes.is_transactional() {
-        return Err(Refused {
-            code: ErrorCode::InvalidTxnState,
-            message: Some("this broker does not serve transactions yet".into()),
-            record_errors: Vec::new(),
-        });
-    }
     Ok((partition, batch))
 }
 
@@ -280,6 +347,10 @@ fn fill(slots: &mut Slots<ParkedProduce, Response>, slot: u64, place: (u32, u32)
     let (topic, partition) = (place.0 as usize, place.1 as usize);
     let response = &mut parked.response.responses[topic].partition_responses[partition];
     parked.waiting_count -= 1;
+    put_result(response, result);
+}
+
+fn put_result(response: &mut PartitionProduceResponse, result: AppendResult) {
     match result {
         Ok(placed) => {
             response.base_offset = placed.base_offset.0;

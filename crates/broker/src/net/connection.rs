@@ -1,7 +1,7 @@
 //! One connection: reads, cuts frames, hands them to the handlers, sends answers in order.
 //!
 //! Only consecutive Produce requests overlap: what one read brought of them is handled
-//! as one group. Every other API is a barrier that starts when all earlier requests
+//! as one group. Every other API, and a Produce that must be verified first, is a barrier that starts when all earlier requests
 //! have been answered and ends before the next begins, as Kafka handles one at a time.
 //!
 //! **Invariants:** a turn handles at most [`TURN_FRAMES_MAX`] frames and sends at most
@@ -23,7 +23,7 @@ use super::input::Input;
 use super::limits::ConnectionPermit;
 use super::slots::Slots;
 use crate::broker::Broker;
-use crate::handlers::produce::{ParkedProduce, ProduceGroup, ProduceWaker};
+use crate::handlers::produce::{Collected, ParkedProduce, ProduceGroup, ProduceWaker, UnverifiedProduce};
 use crate::handlers::{self, ConnectionContext, Frame, Handled, Response};
 use crate::host::{Host, Interest, OutQueue, Transport};
 
@@ -92,8 +92,8 @@ struct Connection<H: Host> {
     out: OutQueue,
     slots: Slots<ParkedProduce, Response>,
     group: ProduceGroup,
-    /// A frame that waits until earlier requests have been answered.
-    held: Option<Frame>,
+    /// What waits until earlier requests have been answered.
+    held: Option<Held>,
     barrier: Option<Answer>,
     /// The barrier is a fetch, which may wait for long.
     is_polling: bool,
@@ -104,6 +104,12 @@ struct Connection<H: Host> {
     /// The memory budget had no room at the last read.
     is_starved: bool,
     stop: watch::Receiver<bool>,
+}
+
+/// A request that is a barrier.
+enum Held {
+    Frame(Frame),
+    Produce(Box<UnverifiedProduce>),
 }
 
 enum Event {
@@ -234,9 +240,9 @@ impl<H: Host> Connection<H> {
         }
         if self.slots.is_empty()
             && self.barrier.is_none()
-            && let Some(frame) = self.held.take()
+            && let Some(held) = self.held.take()
         {
-            self.dispatch(frame)?;
+            self.dispatch(held)?;
         }
         while !self.is_blocked() && !*self.stop.borrow() {
             if handled_count == TURN_FRAMES_MAX {
@@ -245,23 +251,28 @@ impl<H: Host> Connection<H> {
             let Some(bytes) = self.input.cut()? else { break };
             handled_count += 1;
             let frame = self.parse(bytes)?;
-            if frame.api == ApiKey::Produce {
+            let barrier = if frame.api == ApiKey::Produce {
                 let slot = self.slots.next();
-                if let Some(parked) = handlers::produce::collect(&self.broker, &mut self.group, frame, slot)?
-                {
-                    self.slots.push_parked(parked);
+                match handlers::produce::collect(&self.broker, &mut self.group, frame, slot)? {
+                    Collected::Parked(parked) => {
+                        self.slots.push_parked(parked);
+                        continue;
+                    }
+                    Collected::Unanswered => continue,
+                    Collected::Unverified(produce) => Held::Produce(Box::new(produce)),
                 }
-                continue;
-            }
+            } else {
+                Held::Frame(frame)
+            };
             self.append_group()?;
             if self.slots.is_empty() {
-                self.dispatch(frame)?;
+                self.dispatch(barrier)?;
             } else {
                 self.finish_parked()?;
                 if self.slots.is_empty() {
-                    self.dispatch(frame)?;
+                    self.dispatch(barrier)?;
                 } else {
-                    self.held = Some(frame);
+                    self.held = Some(barrier);
                 }
             }
         }
@@ -279,9 +290,12 @@ impl<H: Host> Connection<H> {
     }
 
     /// Starts a request that is a barrier.
-    fn dispatch(&mut self, frame: Frame) -> Result<(), CloseReason> {
-        self.is_polling = frame.api == ApiKey::Fetch;
-        let handled = handlers::handle(&self.broker, &self.context, frame);
+    fn dispatch(&mut self, barrier: Held) -> Result<(), CloseReason> {
+        self.is_polling = matches!(&barrier, Held::Frame(frame) if frame.api == ApiKey::Fetch);
+        let handled = match barrier {
+            Held::Frame(frame) => handlers::handle(&self.broker, &self.context, frame),
+            Held::Produce(produce) => Handled::Later(Box::pin(produce.run(self.broker.clone()))),
+        };
         self.take(handled)
     }
 

@@ -14,14 +14,15 @@ use crate::host::Host;
 use crate::net::waker::Completion;
 
 impl Partition {
-    /// Appends `batch` and waits until it is committed.
+    /// Appends `batch` and waits until it is written; until it is committed if `waits_for_commit`.
     pub(crate) async fn append_one<H: Host>(
         self: &Arc<Self>,
         host: &H,
         batch: ValidatedBatch,
         origin: AppendOrigin,
+        waits_for_commit: bool,
     ) -> AppendResult {
-        let ticket = Ticket { slot: 0, place: (0, 0), waits_for_commit: true };
+        let ticket = Ticket { slot: 0, place: (0, 0), waits_for_commit };
         let group = AppendGroup { batches: vec![batch], tickets: vec![ticket], origin };
         let (sender, committed) = oneshot::channel();
         let owner: Arc<dyn AppendOwner> = Arc::new(Waiting(Mutex::new(Some(sender))));

@@ -57,7 +57,7 @@ fn every_version_of_every_api_answers_successes_and_failures() {
         configs(&mut client, &mut tried).await;
         cluster(&mut client, &mut tried).await;
         groups(&host, &mut client, id, &mut tried).await;
-        transactions(&mut client, &mut tried).await;
+        transactions(&host, &running, &mut client, &mut tried).await;
         let untried: Vec<_> = SERVED.iter().filter(|api| !tried.contains(&api.code())).collect();
         assert!(untried.is_empty(), "not tried: {untried:?}");
     });

@@ -70,7 +70,7 @@ pub(crate) async fn write_marker<H: Host>(
         // A coordinator's memory, in which no transaction has a part.
         return Err(MarkerError::Refused(ErrorCode::InvalidTopicException));
     } else {
-        partition.append_one(&broker.host, batch, AppendOrigin::Marker { transaction_version }).await
+        partition.append_one(&broker.host, batch, AppendOrigin::Marker { transaction_version }, true).await
     };
     result.map(drop).map_err(|failure| match failure {
         AppendFailure::Closed => MarkerError::Unavailable(ErrorCode::NotLeaderOrFollower),

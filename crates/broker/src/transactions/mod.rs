@@ -3,6 +3,7 @@
 //! `performer` does what the machines want done: the markers of ended transactions. What it deliberately
 //! does not do: decide (`klamm_coordinator::transaction` does), keep state.
 
+pub(crate) mod admission;
 pub(crate) mod markers;
 pub(crate) mod performer;
 
@@ -23,7 +24,6 @@ pub(crate) enum VerifyMode {
     /// Whether the partitions are in it.
     Verify,
     /// That they join it (KIP-890, second part).
-    #[expect(dead_code, reason = "no produce request does so yet")]
     Add,
 }
 

@@ -6,7 +6,7 @@
 
 use std::collections::BTreeMap;
 
-use klamm_protocol::ids::{Offset, ProducerId};
+use klamm_protocol::ids::{Offset, ProducerEpoch, ProducerId};
 use klamm_protocol::records::BatchHeader;
 
 use crate::limits::LogPosition;
@@ -37,6 +37,8 @@ pub(crate) struct CompletedTransaction {
 pub struct UnstableTransaction {
     /// Who writes it.
     pub producer_id: ProducerId,
+    /// In which epoch.
+    pub producer_epoch: ProducerEpoch,
     /// Its first batch.
     pub first: LogPosition,
     /// Its marker's offset; `None` while it is open.
@@ -89,11 +91,24 @@ impl ProducerState {
         }
         let id = header.producer_id;
         let entry = self.producers.entry(id).or_default();
+        let is_new_epoch = entry.producer_epoch != header.producer_epoch;
         entry.add_batch(header);
-        if header.attributes.is_transactional() && entry.current_txn_first_offset.is_none() {
-            entry.current_txn_first_offset = Some(header.base_offset);
-            let open = UnstableTransaction { producer_id: id, first, last_offset: None };
-            self.unstable.insert(header.base_offset, open);
+        if !header.attributes.is_transactional() {
+            return None;
+        }
+        let producer_epoch = header.producer_epoch;
+        match entry.current_txn_first_offset {
+            None => {
+                entry.current_txn_first_offset = Some(header.base_offset);
+                let open = UnstableTransaction { producer_id: id, producer_epoch, first, last_offset: None };
+                self.unstable.insert(header.base_offset, open);
+            }
+            Some(known) if is_new_epoch => {
+                if let Some(open) = self.unstable.get_mut(&known) {
+                    open.producer_epoch = producer_epoch;
+                }
+            }
+            Some(_) => {}
         }
         None
     }
@@ -121,7 +136,9 @@ impl ProducerState {
     /// Takes an entry out of a snapshot; `first` is where its open transaction begins.
     pub(crate) fn restore(&mut self, id: ProducerId, entry: ProducerEntry, first: Option<LogPosition>) {
         if let (Some(offset), Some(first)) = (entry.current_txn_first_offset, first) {
-            self.unstable.insert(offset, UnstableTransaction { producer_id: id, first, last_offset: None });
+            let producer_epoch = entry.producer_epoch;
+            let open = UnstableTransaction { producer_id: id, producer_epoch, first, last_offset: None };
+            self.unstable.insert(offset, open);
         }
         self.producers.insert(id, entry);
     }

@@ -19,7 +19,7 @@ use super::{Active, Role, RoleGuard, Shard, Unavailable, Work};
 use crate::host::Host;
 use crate::net::waker::Completion;
 use crate::partition::acks::AppendOwner;
-use crate::partition::{Append, AppendFailure, AppendGroup, AppendResult, Ticket};
+use crate::partition::{Append, AppendFailure, AppendGroup, AppendResult, Partition, Ticket};
 
 /// The role.
 struct Lease<H: Host, C: Coordinator + Default> {
@@ -45,9 +45,13 @@ impl<H: Host, C: Coordinator + Default> Drop for Lease<H, C> {
 }
 
 impl<H: Host, C: Coordinator + Default> Shard<H, C> {
+    /// The partition whose memory it is.
+    pub(crate) fn partition(&self) -> &Arc<Partition> {
+        &self.partition
+    }
+
     /// As [`Shard::ask`], for a command whose records belong to a producer's transaction. What the log
     /// says if it would not take them is the inner error; then nothing was decided.
-    #[expect(dead_code, reason = "for TxnOffsetCommit, which is not served yet")]
     pub(crate) async fn ask_in_transaction(
         self: &Arc<Self>,
         command: C::Command,
