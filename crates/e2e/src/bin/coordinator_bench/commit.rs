@@ -38,7 +38,7 @@ pub struct Options {
     /// Measured, after two seconds that are not.
     #[arg(long, default_value_t = 10)]
     seconds: u64,
-    #[arg(long, default_value = "group-bench-commit")]
+    #[arg(long, default_value = "coordinator-bench-commit")]
     topic: String,
 }
 

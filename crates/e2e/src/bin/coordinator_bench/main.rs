@@ -1,6 +1,7 @@
-//! Load for group coordinators, over the wire, against any broker: how well groups scale, and what they cost.
+//! Load for coordinators, over the wire, against any broker: how well groups and transactions scale, and what
+//! they cost.
 //!
-//! `group_bench idle|join|join-consumer|commit|load --help` says what each measures. It speaks the protocol itself, so
+//! `coordinator_bench idle|join|join-consumer|commit|load|transaction --help` says what each measures. It speaks the protocol itself, so
 //! the same requests go to every broker, and one process can be tens of thousands of members. What it deliberately does
 //! not do: judge. It prints what it saw; `docs/performance.md` has the targets and how the brokers are configured.
 //!
@@ -15,15 +16,16 @@ mod join;
 mod join_consumer;
 mod load;
 mod topics;
+mod transaction;
 
 use std::net::SocketAddr;
 
 use anyhow::Result;
 use clap::{Args, Parser, Subcommand};
 
-/// Load for group coordinators, over the wire.
+/// Load for coordinators, over the wire.
 #[derive(Parser)]
-#[command(name = "group_bench")]
+#[command(name = "coordinator_bench")]
 struct Arguments {
     #[command(subcommand)]
     workload: Workload,
@@ -41,6 +43,8 @@ enum Workload {
     Commit(commit::Options),
     /// Commits many offsets, kills the broker, starts it again: time until every group answers.
     Load(load::Options),
+    /// Transactions of a few records, one after another: how many a second, how long a commit takes, broker CPU.
+    Transaction(transaction::Options),
 }
 
 /// Where the broker is.
@@ -62,5 +66,6 @@ async fn main() -> Result<()> {
         Workload::JoinConsumer(options) => join_consumer::run(options).await,
         Workload::Commit(options) => commit::run(options).await,
         Workload::Load(options) => load::run(options).await,
+        Workload::Transaction(options) => transaction::run(options).await,
     }
 }

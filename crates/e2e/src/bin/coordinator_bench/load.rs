@@ -40,7 +40,7 @@ pub struct Options {
     restart: String,
     #[arg(long, default_value_t = 3)]
     rounds: usize,
-    #[arg(long, default_value = "group-bench-load")]
+    #[arg(long, default_value = "coordinator-bench-load")]
     topic: String,
 }
 

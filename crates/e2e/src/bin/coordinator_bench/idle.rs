@@ -42,7 +42,7 @@ pub struct Options {
     /// Measured, after five seconds that are not.
     #[arg(long, default_value_t = 60)]
     seconds: u64,
-    #[arg(long, default_value = "group-bench-idle")]
+    #[arg(long, default_value = "coordinator-bench-idle")]
     topic: String,
 }
 

@@ -35,7 +35,7 @@ pub struct Options {
     #[arg(long, default_value_t = 5)]
     rounds: usize,
     /// Has a partition for each member.
-    #[arg(long, default_value = "group-bench-join")]
+    #[arg(long, default_value = "coordinator-bench-join")]
     topic: String,
 }
 

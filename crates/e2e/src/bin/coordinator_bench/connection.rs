@@ -9,7 +9,7 @@ use klamm_protocol::wire::{Request, decode_response, encode_request};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
-const CLIENT_ID: &str = "group_bench";
+const CLIENT_ID: &str = "coordinator_bench";
 const LENGTH_BYTES: usize = 4;
 
 /// Requests are answered in the order they were sent.
