@@ -10,6 +10,7 @@
 //! |---|---|
 //! | INVALID_REQUEST | an empty transactional id |
 //! | UNKNOWN_TOPIC_OR_PARTITION, OPERATION_NOT_ATTEMPTED | a partition does not exist; another does not |
+//! | TOPIC_AUTHORIZATION_FAILED | a client adds an internal topic |
 //! | INVALID_PRODUCER_ID_MAPPING | the transactional id is unknown, or another producer's |
 //! | PRODUCER_FENCED | another epoch |
 //! | CONCURRENT_TRANSACTIONS | the markers of the last transaction take their time |
@@ -32,6 +33,7 @@ use klamm_protocol::messages::add_partitions_to_txn::{
 use super::{Frame, Handled};
 use crate::broker::Broker;
 use crate::host::Host;
+use crate::topic_names::is_internal;
 use crate::transactions::{VerifyMode, ask, verify};
 
 /// From here on a client knows PRODUCER_FENCED.
@@ -81,13 +83,8 @@ async fn add<H: Host>(
         let known = image.topic_by_name(topic);
         known.is_some_and(|known| known.partitions.contains_key(&PartitionIndex(partition)))
     };
-    let are_all_there =
-        topics.iter().all(|topic| topic.partitions.iter().all(|partition| is_there(&topic.name, *partition)));
-    if !are_all_there {
-        return results(topics, |topic, partition| match is_there(topic, partition) {
-            true => ErrorCode::OperationNotAttempted,
-            false => ErrorCode::UnknownTopicOrPartition,
-        });
+    if let Some(refused) = refuse(topics, version < BATCH_VERSION_MIN, is_there) {
+        return refused;
     }
     drop(image);
     match ask_coordinator(broker, transaction, version).await {
@@ -100,6 +97,32 @@ async fn add<H: Host>(
             results(topics, |_, _| error)
         }
     }
+}
+
+/// One partition that cannot join keeps all out. A client does not add internal topics: offsets join by
+/// their own API, which chooses the partition itself.
+fn refuse(
+    topics: &[AddPartitionsToTxnTopic],
+    is_client: bool,
+    is_there: impl Fn(&str, i32) -> bool,
+) -> Option<Vec<AddPartitionsToTxnTopicResult>> {
+    let error = |topic: &str, partition: i32| {
+        if is_client && is_internal(topic) {
+            Some(ErrorCode::TopicAuthorizationFailed)
+        } else if is_there(topic, partition) {
+            None
+        } else {
+            Some(ErrorCode::UnknownTopicOrPartition)
+        }
+    };
+    let can_join = |topic: &AddPartitionsToTxnTopic| {
+        topic.partitions.iter().all(|partition| error(&topic.name, *partition).is_none())
+    };
+    (!topics.iter().all(can_join)).then(|| {
+        results(topics, |topic, partition| {
+            error(topic, partition).unwrap_or(ErrorCode::OperationNotAttempted)
+        })
+    })
 }
 
 /// Those that were to be verified and are not in the transaction.
@@ -171,4 +194,35 @@ fn results(
             ..Default::default()
         })
         .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn errors(topics: &[(&str, &[i32])], is_client: bool) -> Option<Vec<ErrorCode>> {
+        let topic = |(name, partitions): &(&str, &[i32])| AddPartitionsToTxnTopic {
+            name: (*name).to_owned().into(),
+            partitions: partitions.to_vec(),
+            ..Default::default()
+        };
+        let topics: Vec<_> = topics.iter().map(topic).collect();
+        let refused = refuse(&topics, is_client, |topic, partition| topic != "none" && partition < 2)?;
+        let partitions = refused.iter().flat_map(|topic| &topic.results_by_partition);
+        partitions.map(|partition| ErrorCode::from_code(partition.partition_error_code)).collect()
+    }
+
+    #[test]
+    fn one_partition_that_cannot_join_keeps_all_out() {
+        use ErrorCode::{
+            OperationNotAttempted as Other, TopicAuthorizationFailed as Forbidden,
+            UnknownTopicOrPartition as Unknown,
+        };
+        assert_eq!(errors(&[("t", &[0, 1])], true), None);
+        assert_eq!(errors(&[("t", &[0, 7]), ("u", &[1])], true), Some(vec![Other, Unknown, Other]));
+        assert_eq!(errors(&[("none", &[0])], false), Some(vec![Unknown]));
+        let internal = [("t", &[0][..]), ("__consumer_offsets", &[1]), ("__transaction_state", &[0])];
+        assert_eq!(errors(&internal, true), Some(vec![Other, Forbidden, Forbidden]));
+        assert_eq!(errors(&internal, false), None, "as a group's coordinator asks");
+    }
 }
