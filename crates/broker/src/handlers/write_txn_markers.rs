@@ -10,6 +10,7 @@
 //! | TRANSACTION_COORDINATOR_FENCED | a later coordinator has written a marker |
 //! | NOT_LEADER_OR_FOLLOWER | the partition moves, or its group coordinator loads |
 //! | INVALID_TOPIC_EXCEPTION | an internal topic but `__consumer_offsets` |
+//! | INVALID_REQUEST | a marker of no producer, or of no version of transactions |
 
 use std::sync::Arc;
 
@@ -38,6 +39,7 @@ pub(crate) fn handle<H: Host>(broker: &Arc<Broker<H>>, mut frame: Frame) -> Hand
             let (broker, marker) = (&broker, marker_of(entry));
             entry.topics.iter().flat_map(move |topic| {
                 topic.partition_indexes.iter().map(move |index| async move {
+                    let marker = marker.ok_or(MarkerError::Refused(ErrorCode::InvalidRequest))?;
                     write_marker(broker, &topic.name, PartitionIndex(*index), &marker).await
                 })
             })
@@ -68,14 +70,16 @@ pub(crate) fn handle<H: Host>(broker: &Arc<Broker<H>>, mut frame: Frame) -> Hand
     }))
 }
 
-fn marker_of(entry: &WritableTxnMarker) -> Marker {
-    Marker {
+/// `None` for one that no log may have.
+fn marker_of(entry: &WritableTxnMarker) -> Option<Marker> {
+    let is_possible = entry.producer_id >= 0 && entry.producer_epoch >= 0 && entry.transaction_version >= 0;
+    is_possible.then(|| Marker {
         producer_id: ProducerId(entry.producer_id),
         producer_epoch: ProducerEpoch(entry.producer_epoch),
         coordinator_epoch: LeaderEpoch(entry.coordinator_epoch),
         is_commit: entry.transaction_result,
         transaction_version: i16::from(entry.transaction_version),
-    }
+    })
 }
 
 fn code(result: &Result<(), MarkerError>) -> ErrorCode {

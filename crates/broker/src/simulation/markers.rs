@@ -12,6 +12,7 @@ use super::*;
 
 const UNKNOWN_PARTITION: i16 = 3;
 const INVALID_TOPIC: i16 = 17;
+const INVALID_REQUEST: i16 = 42;
 const INVALID_PRODUCER_EPOCH: i16 = 47;
 const COORDINATOR_FENCED: i16 = 52;
 
@@ -61,6 +62,12 @@ fn markers_are_written_each_for_itself_and_producers_are_described() {
         assert_eq!(written, [0, UNKNOWN_PARTITION, 0, UNKNOWN_PARTITION]);
         assert_eq!(write(&mut client, vec![marker("t", &[0], 2, 9)]).await, [INVALID_PRODUCER_EPOCH]);
         assert_eq!(write(&mut client, vec![marker("t", &[0], 3, 8)]).await, [COORDINATOR_FENCED]);
+        let impossible = [
+            WritableTxnMarker { producer_id: -1, ..marker("t", &[0, 1], 3, 9) },
+            marker("t", &[0], -1, 9),
+            WritableTxnMarker { transaction_version: -1, ..marker("t", &[0], 3, 9) },
+        ];
+        assert_eq!(write(&mut client, impossible.into()).await, [INVALID_REQUEST; 4]);
         let internal = vec![marker("__transaction_state", &[0], 3, 9)];
         assert_eq!(write(&mut client, internal).await, [UNKNOWN_PARTITION], "until it is created");
         let mut builder = BatchBuilder::new().producer(ProducerId(8), ProducerEpoch(1), 40);
