@@ -270,6 +270,11 @@ impl<'a> Walk<'a> {
     pub(crate) fn file(&self) -> &'a dyn DiskFile {
         self.file
     }
+
+    /// Nothing at or behind it is looked at.
+    pub(crate) fn limit(&self) -> u64 {
+        self.limit
+    }
 }
 
 /// True if an entry's checksum is right; reads all of it, a piece at a time.

@@ -10,6 +10,7 @@
 //! Invariant: nothing below the recovery point is cut. What is corrupt there is stepped over
 //! and told; who reads it gets an error ([`crate::verify`]).
 
+use std::io;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -25,6 +26,7 @@ use crate::log::new_active;
 use crate::open::{
     CorruptPlace, OpenLog, RecoveryReport, Tail, Truncation, closed_segment, remove_if_there, remove_segment,
 };
+use crate::quarantine::Quarantined;
 use crate::segment::{Segment, SegmentFile};
 use crate::tail;
 use klamm_protocol::ids::Offset;
@@ -241,6 +243,15 @@ impl<'a> Recovery<'a> {
                     let failed = LogError::io("read", &path);
                     match tail::next_valid(&*file, at, len, next_offset).map_err(failed)? {
                         Some(good) => {
+                            // A reader sees of itself that a batch is broken, not which of two
+                            // that overlap has the wrong offset.
+                            active.segment.file().quarantine.add(Quarantined {
+                                position: size_of(at),
+                                end_position: good.position,
+                                offset: next_offset,
+                                end_offset: good.base_offset,
+                                cause: place.reason.clone(),
+                            });
                             next_offset = good.base_offset;
                             walk.jump_to(good.position);
                             active.keep_up_to(good.position);
@@ -308,6 +319,9 @@ impl<'a> Recovery<'a> {
         if !is_compacted && entry.position > 0 && expected < point && point <= entry.base_offset {
             return Err(format!("offset {} where {expected} must follow", entry.base_offset));
         }
+        if let Some(next) = self.overlapped(walk, entry).map_err(|error| error.to_string())? {
+            return Err(format!("offsets up to {} where the next batch has {next}", entry.last_offset));
+        }
         let is_behind_point = entry.base_offset >= self.open.recovery_point;
         if is_behind_point && !may_skip && entry.header.is_some() && entry.base_offset != expected {
             return Err(format!("offset {} where {expected} must follow", entry.base_offset));
@@ -323,6 +337,17 @@ impl<'a> Recovery<'a> {
         }
         let is_intact = walk.is_intact(entry).map_err(|error| error.to_string())?;
         if is_intact { Ok(()) } else { Err("a wrong CRC".to_owned()) }
+    }
+
+    /// A batch ends where the recovery point lies. One that seems to go on beyond it, over offsets of the
+    /// next one, is not where it was written; the next one's offset is told.
+    fn overlapped(&self, walk: &Walk<'_>, entry: &Entry) -> io::Result<Option<Offset>> {
+        let point = self.open.recovery_point;
+        if entry.base_offset >= point || entry.next_offset() <= point {
+            return Ok(None);
+        }
+        let next = tail::valid_at(walk.file(), u64::from(entry.end()), walk.limit(), point)?;
+        Ok(next.map(|next| next.base_offset).filter(|next| *next < entry.next_offset()))
     }
 
     /// Cuts a segment at its first byte that cannot be believed. True if there was only room.
