@@ -11,7 +11,7 @@ use rdkafka::consumer::ConsumerGroupMetadata;
 use rdkafka::error::KafkaError;
 use rdkafka::producer::{BaseRecord, Producer, ThreadedProducer};
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// One call; what takes longer is asked for again.
 const CALL: Duration = Duration::from_secs(3);
@@ -110,6 +110,7 @@ impl<'a> Client<'a> {
         if self.open.as_ref().is_some_and(|open| open.has_failed) {
             return self.abort();
         }
+        self.settle();
         while let Err(error) = self.producer.commit_transaction(CALL) {
             self.remark("commit", &error);
             match &error {
@@ -127,6 +128,13 @@ impl<'a> Client<'a> {
         self.end(Outcome::Committed, false)
     }
 
+    /// Waits until everything sent is answered, or a call's time is over.
+    pub fn settle(&self) {
+        // The client's own flush looks ten times a second, which would be most of a transaction's time.
+        let all = || (self.producer.in_flight_count() == 0).then_some(());
+        crate::wait::until_by(Instant::now() + CALL, all);
+    }
+
     /// Aborts; if the broker will not hear of it, the next instance sees to it.
     pub fn abort(&mut self) -> Outcome {
         self.abort_or(Outcome::Aborted)
@@ -141,6 +149,9 @@ impl<'a> Client<'a> {
                 return self.end(outcome, false);
             }
         }
+        if self.note_deliveries() {
+            self.renew();
+        }
         self.end(Outcome::Aborted, false)
     }
 
@@ -152,16 +163,14 @@ impl<'a> Client<'a> {
 
     /// Vanishes, and nobody takes its id over: only the transaction's timeout ends it.
     pub fn vanish_for_ever(mut self) {
-        self.producer.flush(CALL).ok();
+        self.settle();
         self.end(Outcome::Aborted, false);
     }
 
     /// Another instance takes over while the transaction is ready to commit; then this one writes `more` and commits,
     /// which must fail.
     pub fn be_replaced(&mut self, more: Option<(&Place, u64)>) -> Outcome {
-        if let Err(error) = self.producer.flush(CALL) {
-            self.remark("flush", &error);
-        }
+        self.settle();
         let next = successor(self.settings, self.journal, &self.id);
         if let Some((place, value)) = more {
             self.write(place, value);
@@ -191,15 +200,23 @@ impl<'a> Client<'a> {
         }
     }
 
-    fn note_deliveries(&mut self) {
-        let Some(open) = &mut self.open else { return };
+    /// Writes down where records are. True if some were thrown away unanswered by an abort, after which this instance
+    /// must not go on: librdkafka 2.12.1 gives their sequence numbers to the next transaction's records, also if they
+    /// were sent and wait to be sent again. A broker that has them takes the new ones for duplicates, and they are lost.
+    fn note_deliveries(&mut self) -> bool {
+        let mut were_purged = false;
+        let Some(open) = &mut self.open else { return false };
         for (number, delivery) in self.producer.context().take() {
-            if let Delivery::Acknowledged(_, offset) = delivery
-                && let Some((_, write)) = open.writes.iter_mut().find(|(of, _)| *of == number)
-            {
-                write.offset = Some(offset);
+            match delivery {
+                Delivery::Acknowledged(_, offset) => {
+                    if let Some((_, write)) = open.writes.iter_mut().find(|(of, _)| *of == number) {
+                        write.offset = Some(offset);
+                    }
+                }
+                Delivery::Failed(reason) => were_purged |= reason.contains("Purged in queue"),
             }
         }
+        were_purged
     }
 
     fn end(&mut self, outcome: Outcome, is_fenced: bool) -> Outcome {

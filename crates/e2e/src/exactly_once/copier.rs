@@ -74,7 +74,11 @@ impl Copier {
             let group = consumer.group_metadata().expect("a group");
             client.write_offset(&self.input, last + 1, &group);
             let outcome = match random.between(0..=99) {
-                0..15 => client.abort(),
+                0..7 => client.abort(),
+                7..15 => {
+                    client.settle();
+                    client.abort()
+                }
                 15..19 => client.vanish(),
                 19..22 => client.be_replaced(None),
                 _ => client.commit(),

@@ -6,6 +6,9 @@ use super::history::Place;
 use super::journal::Journal;
 use crate::random::Random;
 
+/// The timeout of a transaction that nobody ends: readers of its partitions wait as long.
+const LOST_MS: u32 = 2_000;
+
 /// One generator.
 pub struct Generator {
     /// Its transactional id.
@@ -27,7 +30,11 @@ impl Generator {
             client.begin();
             self.write_some(&mut client, &mut value, &mut random);
             match random.between(0..=99) {
-                0..15 => client.abort(),
+                0..7 => client.abort(),
+                7..15 => {
+                    client.settle();
+                    client.abort()
+                }
                 15..19 => client.vanish(),
                 19..22 => {
                     value += 1;
@@ -39,7 +46,8 @@ impl Generator {
             // One transaction that nobody ends, on an id that is not used again.
             if is_lost_one_due && random.percent(5) {
                 is_lost_one_due = false;
-                let mut lost = Client::new(settings, journal, &format!("{}-lost", self.id));
+                let settings = Settings { transaction_timeout_ms: LOST_MS, ..settings.clone() };
+                let mut lost = Client::new(&settings, journal, &format!("{}-lost", self.id));
                 lost.begin();
                 self.write_some(&mut lost, &mut value, &mut random);
                 lost.vanish_for_ever();
