@@ -10,9 +10,11 @@ use klamm_cluster::image::MetadataDelta;
 use klamm_coordinator::contract::{At, Coordinator, Ctx, Outcome, ReplyKey};
 use klamm_coordinator::group::record::GroupRecord;
 use klamm_log::disk::MemoryDisk;
-use klamm_protocol::ids::ProducerId;
+use klamm_log::{TransactionClaim, trusted_batch};
+use klamm_protocol::ids::{ProducerEpoch, ProducerId};
 use klamm_protocol::messages::group_records::GroupMetadataKey;
-use klamm_protocol::records::Codec;
+use klamm_protocol::records::{BatchBuilder, Codec, ValidatedBatch};
+use klamm_protocol::time::WallMs;
 use tokio::sync::watch;
 
 use super::effects::Effects;
@@ -91,5 +93,106 @@ fn no_timer_is_lost_under_contention() {
                 answered.unwrap_or_else(|_| panic!("a timer was lost in round {round}")).expect("no panic");
             }
         }
+    });
+}
+
+/// Answers once its record is written, in a transaction of producer 2 or in none.
+#[derive(Default)]
+struct Scribe;
+
+const SCRIBE: (ProducerId, ProducerEpoch) = (ProducerId(2), ProducerEpoch(0));
+
+impl Coordinator for Scribe {
+    type Command = bool;
+    type Reply = ();
+    type Record = GroupRecord;
+    type Timer = ();
+    type Effect = std::convert::Infallible;
+    type Settings = ();
+
+    fn decide(&mut self, _: &Ctx<'_, ()>, key: ReplyKey, in_transaction: bool, out: &mut Outcome<Self>) {
+        out.transaction = in_transaction.then_some(SCRIBE);
+        out.write(GroupRecord::GroupMetadata(GroupMetadataKey::default(), None));
+        out.reply(key, ());
+    }
+
+    fn expire(&mut self, _: &Ctx<'_, ()>, (): (), _: &mut Outcome<Self>) {}
+
+    fn follow_image(&mut self, _: &Ctx<'_, ()>, _: &MetadataDelta, _: &mut Outcome<Self>) {}
+
+    fn loaded(&mut self, _: &Ctx<'_, ()>, _: &mut Outcome<Self>) {}
+
+    fn apply(&mut self, _: At, _: &GroupRecord) {}
+
+    fn end_transaction(&mut self, _: ProducerId, _: bool) {}
+}
+
+fn marker(coordinator_epoch: i32) -> ValidatedBatch {
+    let (id, epoch) = (ProducerId(1), ProducerEpoch(0));
+    let marker = BatchBuilder::end_transaction_marker(true, coordinator_epoch, id, epoch, 1).build();
+    trusted_batch(marker).expect("a batch that was just built")
+}
+
+/// Markers, transactions and plain commands, refused ones and such as nobody waits for any more: none of them costs
+/// the machine, and all get an answer.
+#[test]
+fn the_role_is_lent_and_comes_back_under_contention() {
+    let runtime =
+        tokio::runtime::Builder::new_multi_thread().worker_threads(4).enable_all().build().expect("threads");
+    runtime.block_on(async {
+        let disk = MemoryDisk::new();
+        let partition = partition_in(&directory_on(&disk), &disk, 0, Durability::PageCache);
+        let host = RealHost::new();
+        let world = Arc::new(World {
+            host: host.clone(),
+            image: Arc::default(),
+            settings: ArcSwap::from_pointee(()),
+            effects: Arc::new(Effects::new()),
+            codec: Codec::None,
+            load_buffer_bytes: 1024,
+        });
+        let (_stop, stopped) = watch::channel(false);
+        let shard = Shard::<RealHost, Scribe>::start(world, partition.clone(), stopped);
+        while shard.ask(false).await == Err(Unavailable::Loading) {
+            tokio::task::yield_now().await;
+        }
+        let (id, epoch) = SCRIBE;
+        let claim = TransactionClaim {
+            producer_id: id,
+            producer_epoch: epoch,
+            base_sequence: -1,
+            bumps_epoch: false,
+        };
+        let verified = partition.with_log(&host, move |log| {
+            let ticket = log.begin_verification(&claim, WallMs(0)).expect("not stale").expect("not open");
+            log.confirm_verification(id, epoch, ticket);
+        });
+        verified.await.expect("the log is there");
+        assert!(matches!(shard.end_transaction(marker(5), 1, true).await, Ok(Ok(_))));
+        let mut tasks = Vec::new();
+        for task in 0..ASKERS {
+            let (shard, partition, host) = (shard.clone(), partition.clone(), host.clone());
+            tasks.push(tokio::spawn(async move {
+                for _ in 0..ROUNDS {
+                    match task % 6 {
+                        0 => assert_eq!(shard.ask(false).await, Ok(())),
+                        1 => assert!(matches!(shard.end_transaction(marker(5), 1, true).await, Ok(Ok(_)))),
+                        2 => assert!(matches!(shard.ask_in_transaction(true, id, epoch).await, Ok(Ok(())))),
+                        3 => assert!(matches!(shard.end_transaction(marker(4), 1, true).await, Ok(Err(_)))),
+                        4 => tokio::select! { biased;
+                            () = tokio::task::yield_now() => {}
+                            _ = shard.end_transaction(marker(5), 1, true) => {}
+                        },
+                        // Who appends must wait for the log.
+                        _ => partition.with_log_aside(&host, |_| ()).await.expect("the log is there"),
+                    }
+                }
+            }));
+        }
+        for task in tasks {
+            let done = tokio::time::timeout(Duration::from_secs(30), task).await;
+            done.expect("nobody waits for ever").expect("no answer was lost");
+        }
+        assert_eq!(shard.ask(false).await, Ok(()));
     });
 }
