@@ -7,6 +7,7 @@ mod configs;
 mod damaged_files;
 mod directories;
 mod durability;
+mod exactly_once;
 mod group_versions;
 mod groups;
 mod markers;
@@ -111,6 +112,18 @@ impl Client {
         };
         let response = self.call(&CreateTopicsRequest { topics: vec![topic], ..Default::default() }, 5).await;
         assert_eq!(response.topics[0].error_code, 0, "{:?}", response.topics[0].error_message);
+    }
+
+    pub(crate) async fn create_topic_unless_there(&mut self, name: &str, partition_count: i32) {
+        let topic = MetadataRequestTopic { name: Some(name.to_owned().into()), ..Default::default() };
+        let request = MetadataRequest {
+            topics: Some(vec![topic]),
+            allow_auto_topic_creation: false,
+            ..Default::default()
+        };
+        if self.call(&request, 9).await.topics[0].error_code != 0 {
+            self.create_topic(name, partition_count).await;
+        }
     }
 }
 

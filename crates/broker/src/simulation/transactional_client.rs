@@ -137,6 +137,39 @@ impl TransactionalClient {
         }
     }
 
+    /// Writes, if `is_repeated` twice at once as after a lost answer, until it is in the log: once.
+    pub(super) async fn write_again_and_again(
+        &mut self,
+        topic: &str,
+        partition: i32,
+        values: &[&str],
+        is_repeated: bool,
+    ) {
+        assert_eq!(self.add(topic, partition).await, 0);
+        let request = self.request(topic, partition, values);
+        let version = self.produce_version();
+        let mut placed = None;
+        while placed.is_none() {
+            let count = if is_repeated { 2 } else { 1 };
+            for _ in 0..count {
+                self.client.send(&request, version).await;
+            }
+            for _ in 0..count {
+                let frame = self.client.receive().await.expect("answered");
+                let decoded = wire::decode_response(frame, ProduceRequest::API_KEY, version);
+                let (_, answer): (_, ProduceResponse) = decoded.expect("decodes");
+                let answer = &answer.responses[0].partition_responses[0];
+                if !SOON.contains(&answer.error_code) {
+                    assert_eq!(answer.error_code, 0, "{:?}", answer.error_message);
+                    assert_eq!(*placed.get_or_insert(answer.base_offset), answer.base_offset);
+                }
+            }
+            if placed.is_none() {
+                self.pause().await;
+            }
+        }
+    }
+
     /// The error of committing an offset of partition 0 within the transaction.
     pub(super) async fn send_offset(&mut self, group: &str, topic: &str, offset: i64) -> i16 {
         if self.level == Level::One {

@@ -17,7 +17,7 @@ const UNSTABLE_OFFSET_COMMIT: i16 = 88;
 const TRANSACTION_ABORTABLE: i16 = 120;
 
 /// What a consumer of committed records is given, and the last stable offset.
-async fn read_committed(client: &mut Client, topic: &str, partition: i32) -> (Vec<String>, i64) {
+pub(super) async fn read_committed(client: &mut Client, topic: &str, partition: i32) -> (Vec<String>, i64) {
     let request = FetchRequest { isolation_level: READ_COMMITTED, ..fetch_request(topic, partition, 0, 0) };
     let response = client.call(&request, 11).await;
     let answer = &response.responses[0].partitions[0];
