@@ -237,8 +237,16 @@ fn kafka_then_klamm_then_kafka_on_one_directory() {
     consumer.commit(&offsets_of(0, Offset::Offset(43)), CommitMode::Sync).expect("commit");
     drop(consumer);
     produce(&bootstrap, "klamm", 50); // 122..172
+    // The producer comes back: what it left open is aborted, and all behind it becomes visible.
+    transaction(&bootstrap, "c", "here", 2, &End::Commit);
+    let stable = [stable, numbered("behind", 3), numbered("klamm", 50), numbered("here", 2)].concat();
+    assert_eq!(values(&bootstrap, "read_committed"), stable);
+    transaction(&bootstrap, "d", "left", 4, &End::Open);
+    produce(&bootstrap, "last", 3);
     let all = values(&bootstrap, "read_uncommitted");
-    assert_eq!(all[all.len() - 53..], [numbered("behind", 3), numbered("klamm", 50)].concat());
+    let since =
+        [numbered("behind", 3), numbered("klamm", 50), numbered("here", 2), numbered("left", 4)].concat();
+    assert_eq!(all[all.len() - 62..], [since, numbered("last", 3)].concat());
     assert!(klamm.stop_gracefully().success());
     assert_grown(&kept, &internal(&data));
     assert_dump_is_faultless(&tools, &data);
@@ -247,9 +255,11 @@ fn kafka_then_klamm_then_kafka_on_one_directory() {
     assert_eq!(values(&bootstrap, "read_uncommitted"), all);
     assert_eq!(committed(&bootstrap), Offset::Offset(43));
     assert_eq!(read_in_group(&bootstrap, 10), numbered("plain", 30)[20..]);
-    // The same producer comes back: what it left open is aborted, and all behind it becomes visible.
-    transaction(&bootstrap, "c", "again", 2, &End::Commit);
-    let stable = [stable, numbered("behind", 3), numbered("klamm", 50), numbered("again", 2)].concat();
+    // And so does the one that left something open at Klamm.
+    assert_eq!(values(&bootstrap, "read_committed"), stable);
+    transaction(&bootstrap, "d", "again", 2, &End::Commit);
+    transaction(&bootstrap, "c", "too", 2, &End::Commit);
+    let stable = [stable, numbered("last", 3), numbered("again", 2), numbered("too", 2)].concat();
     assert_eq!(values(&bootstrap, "read_committed"), stable);
     let of_kafka = answers(&bootstrap);
     let kept = internal(&data);
@@ -260,7 +270,8 @@ fn kafka_then_klamm_then_kafka_on_one_directory() {
     assert_eq!(values(&bootstrap, "read_committed"), stable);
     assert_eq!(committed(&bootstrap), Offset::Offset(43));
     assert_eq!(read_in_group(&bootstrap, 10), numbered("plain", 40)[30..]);
-    produce(&bootstrap, "last", 5);
+    transaction(&bootstrap, "d", "end", 2, &End::Commit);
+    assert_eq!(values(&bootstrap, "read_committed"), [stable, numbered("end", 2)].concat());
     assert!(klamm.stop_gracefully().success());
     assert_grown(&kept, &internal(&data));
     assert_dump_is_faultless(&tools, &data);
