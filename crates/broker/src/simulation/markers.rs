@@ -93,6 +93,24 @@ fn markers_are_written_each_for_itself_and_producers_are_described() {
 }
 
 #[test]
+fn producers_that_idle_are_forgotten() {
+    sim::run(1, |host| async move {
+        let expiry = ["producer.id.expiration.ms=60000", "producer.id.expiration.check.interval.ms=5000"];
+        let running = start_with(&host, &expiry.map(str::to_owned)).await.expect("starts");
+        let mut client = Client::connect(&host, &running);
+        client.create_topic("t", 1).await;
+        // Its timestamp is when the simulation began.
+        let mut builder = BatchBuilder::new().producer(ProducerId(8), ProducerEpoch(1), 40);
+        builder.push(1_767_225_600_000, None, Some(b"v"), &[]);
+        client.call(&produce_request("t", 0, builder.build()), 9).await;
+        host.sleep_until(MonoMs(59_000)).await;
+        assert_eq!(describe(&mut client, "t", 0).await.active_producers.len(), 1);
+        host.sleep_until(MonoMs(67_000)).await;
+        assert!(describe(&mut client, "t", 0).await.active_producers.is_empty());
+    });
+}
+
+#[test]
 fn a_group_coordinator_takes_markers_in_its_turn_and_outlives_those_that_are_refused() {
     sim::run(1, |host| async move {
         let running = start_with(&host, &few_partitions()).await.expect("starts");
