@@ -441,9 +441,10 @@ fn every_refusal_has_its_error() {
     for (id, generation) in [("", -1), ("nobody", 1), (a, 0), (a, -1)] {
         world.commit(id, generation, 5);
     }
-    world.call(GroupCommand::DeleteGroups(vec![text("g"), text("h")]));
+    world.call(GroupCommand::DeleteGroup(text("g")));
+    world.call(GroupCommand::DeleteGroup(text("h")));
     for version in [5, 6] {
-        world.call(GroupCommand::DescribeGroups { group_ids: vec![text("h")], version });
+        world.call(GroupCommand::DescribeGroup { group_id: text("h"), version });
     }
     let transcript = world.take_transcript();
     let lines: Vec<&str> = transcript.lines().filter(|line| !line.is_empty()).collect();
@@ -487,7 +488,7 @@ fn a_group_that_only_commits() {
     assert_eq!(world.commit("", -1, 8), ErrorCode::UnknownMemberId);
     world.leave(&[(&ids[0], None)]);
     assert_eq!(world.commit("", -1, 8), ErrorCode::None);
-    world.call(GroupCommand::DeleteGroups(vec![text("g")]));
+    world.call(GroupCommand::DeleteGroup(text("g")));
     assert_eq!(world.state(), "Dead");
     assert_snapshot!(world.take_transcript());
 }

@@ -48,7 +48,7 @@ fn members_leave_and_the_last_leaves_an_empty_group() {
     say(&mut world, beat("a", -1));
     say(&mut world, beat("a", -1));
     describe(&mut world);
-    world.call(GroupCommand::DeleteGroups(vec![text("g")]));
+    world.call(GroupCommand::DeleteGroup(text("g")));
     describe(&mut world);
     assert_snapshot!(world.take_transcript());
 }

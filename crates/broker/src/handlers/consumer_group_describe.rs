@@ -32,10 +32,10 @@ pub(crate) fn handle<H: Host>(broker: &Arc<Broker<H>>, mut frame: Frame) -> Hand
             } else if group_id.is_empty() {
                 Err(ErrorCode::InvalidGroupId)
             } else {
-                ask(&broker, &group_id, GroupCommand::ConsumerGroupDescribe(vec![group_id.clone()])).await
+                ask(&broker, &group_id, GroupCommand::ConsumerGroupDescribe(group_id.clone())).await
             };
             match answer {
-                Ok(GroupReply::ConsumerGroupDescribe(described)) => groups.extend(described),
+                Ok(GroupReply::ConsumerGroupDescribe(described)) => groups.push(described),
                 Ok(other) => unreachable!("{other:?} answers ConsumerGroupDescribe"),
                 Err(error) => {
                     groups.push(DescribedGroup { error_code: error.code(), group_id, ..Default::default() });

@@ -26,8 +26,8 @@ pub(crate) fn handle<H: Host>(broker: &Arc<Broker<H>>, mut frame: Frame) -> Hand
     Handled::Later(Box::pin(async move {
         let mut results = Vec::with_capacity(request.groups_names.len());
         for group_id in request.groups_names {
-            match ask(&broker, &group_id, GroupCommand::DeleteGroups(vec![group_id.clone()])).await {
-                Ok(GroupReply::DeleteGroups(deleted)) => results.extend(deleted),
+            match ask(&broker, &group_id, GroupCommand::DeleteGroup(group_id.clone())).await {
+                Ok(GroupReply::DeleteGroup(deleted)) => results.push(deleted),
                 Ok(other) => unreachable!("{other:?} answers DeleteGroups"),
                 Err(error) => results.push(DeletableGroupResult {
                     group_id,

@@ -25,10 +25,9 @@ pub(crate) fn handle<H: Host>(broker: &Arc<Broker<H>>, mut frame: Frame) -> Hand
     Handled::Later(Box::pin(async move {
         let mut groups = Vec::with_capacity(request.groups.len());
         for group_id in request.groups {
-            let command =
-                GroupCommand::DescribeGroups { group_ids: vec![group_id.clone()], version: meta.version };
+            let command = GroupCommand::DescribeGroup { group_id: group_id.clone(), version: meta.version };
             match ask(&broker, &group_id, command).await {
-                Ok(GroupReply::DescribeGroups(described)) => groups.extend(described),
+                Ok(GroupReply::DescribeGroup(described)) => groups.push(described),
                 Ok(other) => unreachable!("{other:?} answers DescribeGroups"),
                 Err(error) => {
                     groups.push(DescribedGroup { error_code: error.code(), group_id, ..Default::default() });

@@ -114,15 +114,15 @@ pub enum GroupCommand {
     },
     /// OffsetDelete.
     OffsetDelete(OffsetDeleteRequest),
-    /// Some groups of DescribeGroups.
-    DescribeGroups {
-        /// Their ids.
-        group_ids: Vec<WireStr>,
+    /// One group of DescribeGroups.
+    DescribeGroup {
+        /// Its id.
+        group_id: WireStr,
         /// Of the request.
         version: i16,
     },
-    /// Some groups of ConsumerGroupDescribe.
-    ConsumerGroupDescribe(Vec<WireStr>),
+    /// One group of ConsumerGroupDescribe.
+    ConsumerGroupDescribe(WireStr),
     /// ListGroups.
     ListGroups {
         /// Only those in one of these states; all if empty. In lower case.
@@ -130,8 +130,8 @@ pub enum GroupCommand {
         /// Only those of these types; all if empty. In lower case.
         types: Vec<String>,
     },
-    /// Some groups of DeleteGroups.
-    DeleteGroups(Vec<WireStr>),
+    /// One group of DeleteGroups.
+    DeleteGroup(WireStr),
 }
 
 /// What a group coordinator answers.
@@ -155,14 +155,14 @@ pub enum GroupReply {
     OffsetFetch(OffsetFetchResponseGroup),
     /// To [`GroupCommand::OffsetDelete`].
     OffsetDelete(OffsetDeleteResponse),
-    /// To [`GroupCommand::DescribeGroups`].
-    DescribeGroups(Vec<describe_groups::DescribedGroup>),
+    /// To [`GroupCommand::DescribeGroup`].
+    DescribeGroup(describe_groups::DescribedGroup),
     /// To [`GroupCommand::ConsumerGroupDescribe`].
-    ConsumerGroupDescribe(Vec<consumer_group_describe::DescribedGroup>),
+    ConsumerGroupDescribe(consumer_group_describe::DescribedGroup),
     /// To [`GroupCommand::ListGroups`].
     ListGroups(Vec<ListedGroup>),
-    /// To [`GroupCommand::DeleteGroups`].
-    DeleteGroups(Vec<DeletableGroupResult>),
+    /// To [`GroupCommand::DeleteGroup`].
+    DeleteGroup(DeletableGroupResult),
 }
 
 /// A timer of a group coordinator.
@@ -238,20 +238,18 @@ impl Coordinator for GroupCoordinator {
                 let reply = self.delete_offsets(&request, out);
                 out.reply(key, GroupReply::OffsetDelete(reply));
             }
-            GroupCommand::DescribeGroups { group_ids, version } => {
-                let described = group_ids.iter().map(|id| self.describe_classic(id, version)).collect();
-                out.reply(key, GroupReply::DescribeGroups(described));
+            GroupCommand::DescribeGroup { group_id, version } => {
+                out.reply(key, GroupReply::DescribeGroup(self.describe_classic(&group_id, version)));
             }
-            GroupCommand::ConsumerGroupDescribe(group_ids) => {
-                let described = group_ids.iter().map(|id| self.describe_consumer(cx, id)).collect();
-                out.reply(key, GroupReply::ConsumerGroupDescribe(described));
+            GroupCommand::ConsumerGroupDescribe(group_id) => {
+                out.reply(key, GroupReply::ConsumerGroupDescribe(self.describe_consumer(cx, &group_id)));
             }
             GroupCommand::ListGroups { states, types } => {
                 out.reply(key, GroupReply::ListGroups(self.list(&states, &types)));
             }
-            GroupCommand::DeleteGroups(group_ids) => {
-                let results = group_ids.iter().map(|id| self.delete(id, out)).collect();
-                out.reply(key, GroupReply::DeleteGroups(results));
+            GroupCommand::DeleteGroup(group_id) => {
+                let result = self.delete(&group_id, out);
+                out.reply(key, GroupReply::DeleteGroup(result));
             }
         }
     }

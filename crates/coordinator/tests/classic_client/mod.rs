@@ -176,9 +176,9 @@ impl World {
     }
 
     pub fn describe(&mut self) -> DescribedGroup {
-        let command = GroupCommand::DescribeGroups { group_ids: vec![text("g")], version: 6 };
+        let command = GroupCommand::DescribeGroup { group_id: text("g"), version: 6 };
         match self.call(command) {
-            GroupReply::DescribeGroups(mut described) => described.remove(0),
+            GroupReply::DescribeGroup(described) => described,
             other => panic!("{other:?}"),
         }
     }

@@ -87,8 +87,8 @@ pub fn error_of(response: &ConsumerGroupHeartbeatResponse) -> (ErrorCode, String
 
 /// The group `g` as ConsumerGroupDescribe shows it.
 pub fn describe(world: &mut World) -> DescribedGroup {
-    match world.call(GroupCommand::ConsumerGroupDescribe(vec![text("g")])) {
-        GroupReply::ConsumerGroupDescribe(mut groups) => groups.remove(0),
+    match world.call(GroupCommand::ConsumerGroupDescribe(text("g"))) {
+        GroupReply::ConsumerGroupDescribe(group) => group,
         other => panic!("{other:?}"),
     }
 }
