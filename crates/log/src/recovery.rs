@@ -243,15 +243,7 @@ impl<'a> Recovery<'a> {
                     let failed = LogError::io("read", &path);
                     match tail::next_valid(&*file, at, len, next_offset).map_err(failed)? {
                         Some(good) => {
-                            // A reader sees of itself that a batch is broken, not which of two
-                            // that overlap has the wrong offset.
-                            active.segment.file().quarantine.add(Quarantined {
-                                position: size_of(at),
-                                end_position: good.position,
-                                offset: next_offset,
-                                end_offset: good.base_offset,
-                                cause: place.reason.clone(),
-                            });
+                            self.keep_from_readers(&walk, &active.segment, &place, next_offset, &good)?;
                             next_offset = good.base_offset;
                             walk.jump_to(good.position);
                             active.keep_up_to(good.position);
@@ -348,6 +340,33 @@ impl<'a> Recovery<'a> {
         }
         let next = tail::valid_at(walk.file(), u64::from(entry.end()), walk.limit(), point)?;
         Ok(next.map(|next| next.base_offset).filter(|next| *next < entry.next_offset()))
+    }
+
+    /// A reader sees of itself that a batch is broken, not which of two that overlap has the wrong
+    /// offset: that one is quarantined. Nothing else is, for a marker in there ends a transaction
+    /// all the same.
+    fn keep_from_readers(
+        &self,
+        walk: &Walk<'_>,
+        segment: &Segment,
+        place: &CorruptPlace,
+        offset: Offset,
+        good: &Entry,
+    ) -> Result<(), LogError> {
+        let (file, at) = (walk.file(), size_of(place.position));
+        let Some(bad) = entry_at(file, at, walk.limit()).filter(|bad| bad.end() == good.position) else {
+            return Ok(());
+        };
+        if self.overlapped(walk, &bad).map_err(LogError::io("read", &place.path))?.is_some() {
+            segment.file().quarantine.add(Quarantined {
+                position: bad.position,
+                end_position: good.position,
+                offset,
+                end_offset: good.base_offset,
+                cause: place.reason.clone(),
+            });
+        }
+        Ok(())
     }
 
     /// Cuts a segment at its first byte that cannot be believed. True if there was only room.
