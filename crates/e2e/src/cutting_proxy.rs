@@ -2,7 +2,8 @@
 //!
 //! Clients reach the broker through it (the broker advertises the proxy's port). Of the requests that the plan looks
 //! at, now and then one loses its connection: with half of it sent, with all of it sent, with its answer made but not
-//! delivered, or with the answer's last bytes missing. What it deliberately does not do: change, delay or reorder bytes.
+//! delivered, with the answer's last bytes missing, or with the request still on its way: then it arrives when the
+//! client has long gone on elsewhere. What it deliberately does not do: change bytes, or reorder those of a connection.
 //!
 //! Invariant: which of the counted requests are cut, and how, depends on the seed alone.
 
@@ -11,9 +12,9 @@ use std::collections::BTreeMap;
 use std::io::{ErrorKind, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::ops::RangeInclusive;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// Where a connection is cut.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -26,11 +27,14 @@ pub enum Cut {
     BeforeResponse,
     /// The client gets the answer without its last bytes.
     InResponse,
+    /// The client finds its connection closed; the broker gets the request after others that the client sends later.
+    Late,
 }
 
 impl Cut {
     /// All of them.
-    pub const ALL: [Self; 4] = [Self::InRequest, Self::BehindRequest, Self::BeforeResponse, Self::InResponse];
+    pub const ALL: [Self; 5] =
+        [Self::InRequest, Self::BehindRequest, Self::BeforeResponse, Self::InResponse, Self::Late];
 }
 
 /// Which requests lose their connection.
@@ -41,7 +45,7 @@ pub struct Plan {
     spared_between: RangeInclusive<u64>,
     random: Random,
     spared: u64,
-    /// Of four cuts in a row each kind is one, so that short runs see all.
+    /// Of five cuts in a row each kind is one, so that short runs see all.
     kinds: Vec<Cut>,
 }
 
@@ -54,7 +58,7 @@ impl Plan {
     }
 
     /// What happens to the next request.
-    fn next(&mut self, api_key: i16) -> Option<Incision> {
+    fn next(&mut self, api_key: i16, api_version: i16) -> Option<Incision> {
         if !self.api_keys.contains(&api_key) {
             return None;
         }
@@ -67,9 +71,19 @@ impl Plan {
             self.kinds.extend(Cut::ALL);
         }
         let drawn = self.random.draw() % self.kinds.len() as u64;
-        let cut = self.kinds.swap_remove(usize::try_from(drawn).expect("below four"));
+        let cut = self.kinds.swap_remove(usize::try_from(drawn).expect("below five"));
+        let is_too_late = cut == Cut::Late && !may_be_late(api_key, api_version);
+        let cut = if is_too_late { Cut::BehindRequest } else { cut };
         Some(Incision { cut, drawn: self.random.draw() })
     }
+}
+
+/// Of EndTxn and TxnOffsetCommit below version 5 a late copy takes effect on the producer's next transaction, which has
+/// the same epoch: a flaw of the protocol before KIP-890, of which brokers cannot know.
+fn may_be_late(api_key: i16, api_version: i16) -> bool {
+    const END_TXN: i16 = 26;
+    const TXN_OFFSET_COMMIT: i16 = 28;
+    !matches!(api_key, END_TXN | TXN_OFFSET_COMMIT) || api_version >= 5
 }
 
 /// A cut, and the number that says where in the frame it falls.
@@ -97,6 +111,8 @@ struct Shared {
     broker: SocketAddr,
     plan: Mutex<Plan>,
     done: Mutex<BTreeMap<Cut, u64>>,
+    /// Requests forwarded, over all connections.
+    forwarded: AtomicU64,
     stops: AtomicBool,
 }
 
@@ -109,7 +125,13 @@ impl CuttingProxy {
         let listener = TcpListener::bind(("127.0.0.1", port)).expect("bind the proxy's port");
         let address = listener.local_addr().expect("the bound address");
         let stops = AtomicBool::new(false);
-        let shared = Arc::new(Shared { broker, plan: Mutex::new(plan), done: Mutex::default(), stops });
+        let shared = Arc::new(Shared {
+            broker,
+            plan: Mutex::new(plan),
+            done: Mutex::default(),
+            forwarded: AtomicU64::new(0),
+            stops,
+        });
         let accepting = shared.clone();
         std::thread::spawn(move || {
             while let Ok((client, _)) = listener.accept() {
@@ -149,6 +171,10 @@ impl Drop for CuttingProxy {
 
 /// Loopback answers at once, or nobody listens.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long a late request is held back if nobody sends others.
+const LATE_MAX: Duration = Duration::from_millis(300);
+/// How many others go before it, at most.
+const LATE_BEHIND_MAX: u64 = 30;
 /// No client or broker in these tests sends larger ones.
 const FRAME_BYTES_MAX: usize = 256 << 20;
 
@@ -159,17 +185,28 @@ struct Connection {
     shared: Arc<Shared>,
     /// By correlation id, what is to happen to responses.
     doomed: Mutex<BTreeMap<i32, Incision>>,
+    /// The client is gone, and the broker does not know it.
+    is_half: AtomicBool,
 }
 
 impl Connection {
     fn start(client: TcpStream, broker: TcpStream, shared: Arc<Shared>) {
         client.set_nodelay(true).ok();
         broker.set_nodelay(true).ok();
-        let connection = Arc::new(Self { client, broker, shared, doomed: Mutex::default() });
+        let connection = Arc::new(Self {
+            client,
+            broker,
+            shared,
+            doomed: Mutex::default(),
+            is_half: AtomicBool::new(false),
+        });
         let responding = connection.clone();
         std::thread::spawn(move || {
             connection.forward_requests().ok();
-            connection.close();
+            // Else the broker's last answer closes it.
+            if !connection.is_half.load(Ordering::Acquire) {
+                connection.close();
+            }
         });
         std::thread::spawn(move || {
             responding.forward_responses().ok();
@@ -179,14 +216,20 @@ impl Connection {
 
     fn forward_requests(&self) -> std::io::Result<()> {
         while let Some(frame) = read_frame(&self.client)? {
-            let (api_key, correlation_id) = (i16_at(&frame, 4), i32_at(&frame, 8));
-            let incision = self.shared.plan.lock().expect("plan").next(api_key);
+            let (api_key, api_version) = (i16_at(&frame, 4), i16_at(&frame, 6));
+            let correlation_id = i32_at(&frame, 8);
+            let incision = self.shared.plan.lock().expect("plan").next(api_key, api_version);
             let Some(incision) = incision else {
+                self.shared.forwarded.fetch_add(1, Ordering::Relaxed);
                 (&self.broker).write_all(&frame)?;
                 continue;
             };
             // A quick answer must not slip through while this side closes.
             self.doomed.lock().expect("doomed").insert(correlation_id, incision);
+            if incision.cut == Cut::Late {
+                self.count(Cut::Late);
+                return self.forward_late(&frame, incision);
+            }
             let is_part = incision.cut == Cut::InRequest;
             let part = if is_part { incision.part_of(frame.len()) } else { frame.len() };
             (&self.broker).write_all(&frame[..part])?;
@@ -198,16 +241,30 @@ impl Connection {
         Ok(())
     }
 
+    /// Sends the connection's last request when others have overtaken it.
+    fn forward_late(&self, frame: &[u8], incision: Incision) -> std::io::Result<()> {
+        self.is_half.store(true, Ordering::Release);
+        self.client.shutdown(Shutdown::Both).ok();
+        let forwarded = &self.shared.forwarded;
+        let until = forwarded.load(Ordering::Relaxed) + 1 + incision.drawn % LATE_BEHIND_MAX;
+        let overtaken = || (forwarded.load(Ordering::Relaxed) >= until).then_some(());
+        crate::wait::until_by(Instant::now() + LATE_MAX, overtaken);
+        (&self.broker).write_all(frame)
+    }
+
     fn forward_responses(&self) -> std::io::Result<()> {
         while let Some(frame) = read_frame(&self.broker)? {
             let incision = self.doomed.lock().expect("doomed").remove(&i32_at(&frame, 4));
             let Some(incision) = incision else {
-                (&self.client).write_all(&frame)?;
+                let written = (&self.client).write_all(&frame);
+                if !self.is_half.load(Ordering::Acquire) {
+                    written?;
+                }
                 continue;
             };
             match incision.cut {
                 // Counted where the request was cut.
-                Cut::InRequest | Cut::BehindRequest => return Ok(()),
+                Cut::InRequest | Cut::BehindRequest | Cut::Late => return Ok(()),
                 Cut::BeforeResponse => {}
                 Cut::InResponse => {
                     (&self.client).write_all(&frame[..incision.part_of(frame.len())])?;
@@ -266,7 +323,7 @@ mod tests {
     fn a_plan_is_its_seed() {
         let draw = |seed| {
             let mut plan = Plan::new(seed, &[API_KEY], 2..=4);
-            let cuts: Vec<_> = (0..400).map(|_| plan.next(API_KEY)).collect();
+            let cuts: Vec<_> = (0..400).map(|_| plan.next(API_KEY, 3)).collect();
             cuts
         };
         assert_eq!(draw(1), draw(1));
@@ -279,8 +336,17 @@ mod tests {
     #[test]
     fn other_requests_are_not_counted() {
         let mut plan = Plan::new(1, &[API_KEY], 0..=0);
-        assert_eq!(plan.next(OTHER_API_KEY), None);
-        assert!(plan.next(API_KEY).is_some());
+        assert_eq!(plan.next(OTHER_API_KEY, 3), None);
+        assert!(plan.next(API_KEY, 3).is_some());
+    }
+
+    #[test]
+    fn what_would_end_another_transaction_is_not_late() {
+        let mut cuts = Plan::new(1, &[26], 0..=0);
+        let mut is_ever_late =
+            |version| (0..100).any(|_| cuts.next(26, version).expect("a cut").cut == Cut::Late);
+        assert!(!is_ever_late(4));
+        assert!(is_ever_late(5));
     }
 
     /// A broker that answers each frame with its correlation id and a few bytes, and keeps what came.
@@ -308,7 +374,7 @@ mod tests {
         let request = raw::request(API_KEY, 3, 77, b"a body");
         for seed in 0..40 {
             let mut plan = Plan::new(seed, &[API_KEY], 0..=0);
-            let expected = plan.clone().next(API_KEY).expect("a cut").cut;
+            let expected = plan.clone().next(API_KEY, 3).expect("a cut").cut;
             plan.spared = 1;
             let (broker, received) = echo();
             let proxy = CuttingProxy::start(0, broker, plan);
@@ -327,7 +393,7 @@ mod tests {
             assert_eq!(made, (expected, 1));
             match expected {
                 Cut::InRequest => assert!(!is_whole && rest.is_empty()),
-                Cut::BehindRequest | Cut::BeforeResponse => assert!(is_whole && rest.is_empty()),
+                Cut::BehindRequest | Cut::BeforeResponse | Cut::Late => assert!(is_whole && rest.is_empty()),
                 Cut::InResponse => {
                     let answer = raw::framed(&[&77_i32.to_be_bytes()[..], b"answer"].concat());
                     assert!(is_whole && !rest.is_empty() && rest.len() < answer.len());

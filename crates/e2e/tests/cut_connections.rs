@@ -1,5 +1,6 @@
-//! An idempotent producer over connections that are cut: before the request is whole, behind it, before its answer and
-//! in the answer. Every record is there once, in order, at the offset that was acknowledged.
+//! An idempotent producer over connections that are cut: before the request is whole, behind it, before its answer, in
+//! the answer, and with a request on its way that arrives later. Every record is there once, in order, at the offset
+//! that was acknowledged.
 //!
 //! `KLAMM_CUT_RECORDS` (20,000) and `KLAMM_CUT_SEED` (1) ask for more, or for other cuts.
 
