@@ -47,6 +47,8 @@ pub struct Plan {
     spared: u64,
     /// Of five cuts in a row each kind is one, so that short runs see all.
     kinds: Vec<Cut>,
+    /// Where these run out.
+    all_kinds: Vec<Cut>,
 }
 
 impl Plan {
@@ -54,7 +56,12 @@ impl Plan {
     pub fn new(seed: u64, api_keys: &'static [i16], spared_between: RangeInclusive<u64>) -> Self {
         let mut random = Random::of(seed);
         let spared = random.between(spared_between.clone());
-        Self { api_keys, spared_between, random, spared, kinds: Vec::new() }
+        Self { api_keys, spared_between, random, spared, kinds: Vec::new(), all_kinds: Cut::ALL.to_vec() }
+    }
+
+    /// Every request with one of `api_keys` is cut, each in the same way.
+    pub fn only(cut: Cut, api_keys: &'static [i16]) -> Self {
+        Self { all_kinds: vec![cut], ..Self::new(0, api_keys, 0..=0) }
     }
 
     /// What happens to the next request.
@@ -68,7 +75,7 @@ impl Plan {
         }
         self.spared = self.random.between(self.spared_between.clone());
         if self.kinds.is_empty() {
-            self.kinds.extend(Cut::ALL);
+            self.kinds.extend(&self.all_kinds);
         }
         let drawn = self.random.draw() % self.kinds.len() as u64;
         let cut = self.kinds.swap_remove(usize::try_from(drawn).expect("below five"));
@@ -113,6 +120,10 @@ struct Shared {
     done: Mutex<BTreeMap<Cut, u64>>,
     /// Requests forwarded, over all connections.
     forwarded: AtomicU64,
+    /// Late requests stay away as long as this holds.
+    holds_late: AtomicBool,
+    /// Late requests that the broker has answered.
+    late_answered: AtomicU64,
     stops: AtomicBool,
 }
 
@@ -130,6 +141,8 @@ impl CuttingProxy {
             plan: Mutex::new(plan),
             done: Mutex::default(),
             forwarded: AtomicU64::new(0),
+            holds_late: AtomicBool::new(false),
+            late_answered: AtomicU64::new(0),
             stops,
         });
         let accepting = shared.clone();
@@ -158,6 +171,16 @@ impl CuttingProxy {
     /// When a thread of the proxy panicked.
     pub fn cuts(&self) -> BTreeMap<Cut, u64> {
         self.shared.done.lock().expect("cuts").clone()
+    }
+
+    /// Keeps late requests away, or lets those that were kept away arrive.
+    pub fn hold_late(&self, holds: bool) {
+        self.shared.holds_late.store(holds, Ordering::Release);
+    }
+
+    /// How many late requests the broker has answered; nobody is there to hear it.
+    pub fn late_answered(&self) -> u64 {
+        self.shared.late_answered.load(Ordering::Acquire)
     }
 }
 
@@ -249,6 +272,8 @@ impl Connection {
         let until = forwarded.load(Ordering::Relaxed) + 1 + incision.drawn % LATE_BEHIND_MAX;
         let overtaken = || (forwarded.load(Ordering::Relaxed) >= until).then_some(());
         crate::wait::until_by(Instant::now() + LATE_MAX, overtaken);
+        let is_let_go = || (!self.shared.holds_late.load(Ordering::Acquire)).then_some(());
+        crate::wait::until_by(Instant::now() + crate::wait::DEADLINE, is_let_go);
         (&self.broker).write_all(frame)
     }
 
@@ -264,7 +289,11 @@ impl Connection {
             };
             match incision.cut {
                 // Counted where the request was cut.
-                Cut::InRequest | Cut::BehindRequest | Cut::Late => return Ok(()),
+                Cut::InRequest | Cut::BehindRequest => return Ok(()),
+                Cut::Late => {
+                    self.shared.late_answered.fetch_add(1, Ordering::Release);
+                    return Ok(());
+                }
                 Cut::BeforeResponse => {}
                 Cut::InResponse => {
                     (&self.client).write_all(&frame[..incision.part_of(frame.len())])?;
