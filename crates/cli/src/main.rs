@@ -1,6 +1,7 @@
 //! The `klamm` binary: noun, then verb. One file a command; this one only dispatches.
 
 mod banner;
+mod memory;
 mod serve;
 
 use std::process::ExitCode;
@@ -29,6 +30,7 @@ then, in another terminal:
   kcat -b 127.0.0.1:9092 -t greetings -C -e";
 
 fn main() -> ExitCode {
+    memory::limit_arenas();
     let outcome = match Cli::parse().command {
         Command::Serve(args) => serve::run(args),
     };
