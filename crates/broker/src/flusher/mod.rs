@@ -266,7 +266,7 @@ impl DirState {
             host.offload(Pool::Flush, move || {
                 let began = host_of_job.mono();
                 dir.flush(&host_of_job, partitions);
-                dir.flusher.pressure.note_write(began, host_of_job.mono());
+                dir.flusher.pressure.note_write(began, host_of_job.mono(), Some(true));
             })
             .await;
             self.flusher.free_role();

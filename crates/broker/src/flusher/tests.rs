@@ -89,7 +89,7 @@ async fn a_lone_waiter_flushes_itself_on_a_slow_directory_too() {
     let dir = directory_on(&disk);
     let partition = partition_in(&dir, &disk, 0, Durability::Flushed);
     let slow_ms = DirPressure::SLOW_WRITE_MS;
-    dir.flusher.pressure.note_write(host.mono(), host.mono().plus_ms(slow_ms));
+    dir.flusher.pressure.note_write(host.mono(), host.mono().plus_ms(slow_ms), Some(true));
     assert!(append_one(&host, &partition, &waker));
     // No task of the directory runs: what is answered was flushed here.
     dir.commit(&host);

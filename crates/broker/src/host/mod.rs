@@ -199,9 +199,13 @@ fn part_bytes(part: &OutPart) -> usize {
 }
 
 /// How slow a log directory's writes are. Slowness belongs to a directory, not to a partition.
+///
+/// A write may also take long because its thread lost the CPU, which says nothing of the directory: after
+/// the first long one it is looked at whether the thread waited in the kernel.
 #[derive(Debug, Default)]
 pub struct DirPressure {
     slow_until_ms: AtomicU64,
+    watched_until_ms: AtomicU64,
 }
 
 impl DirPressure {
@@ -210,10 +214,17 @@ impl DirPressure {
     pub const SLOW_WRITE_MS: u64 = 3;
     /// How long after a slow write the directory is still treated as slow.
     pub const SLOW_FOR_MS: u64 = 1_000;
+    /// How long after a long write it is looked at why the next ones take long.
+    const WATCHED_FOR_MS: u64 = 10_000;
 
-    /// Notes that a write took from `began` to `ended`.
-    pub fn note_write(&self, began: MonoMs, ended: MonoMs) {
-        if ended.since_ms(began) >= Self::SLOW_WRITE_MS {
+    /// Notes that a write took from `began` to `ended`, and whether its thread waited in the kernel, if
+    /// that was looked at.
+    pub fn note_write(&self, began: MonoMs, ended: MonoMs, has_waited: Option<bool>) {
+        if ended.since_ms(began) < Self::SLOW_WRITE_MS {
+            return;
+        }
+        self.watched_until_ms.store(ended.plus_ms(Self::WATCHED_FOR_MS).0, Ordering::Relaxed);
+        if has_waited == Some(true) {
             self.slow_until_ms.store(ended.plus_ms(Self::SLOW_FOR_MS).0, Ordering::Relaxed);
         }
     }
@@ -222,6 +233,12 @@ impl DirPressure {
     #[must_use]
     pub fn is_slow(&self, now: MonoMs) -> bool {
         now.0 < self.slow_until_ms.load(Ordering::Relaxed)
+    }
+
+    /// True while it is worth knowing why a write takes long.
+    #[must_use]
+    pub fn is_watched(&self, now: MonoMs) -> bool {
+        now.0 < self.watched_until_ms.load(Ordering::Relaxed)
     }
 }
 
@@ -247,10 +264,20 @@ mod tests {
     #[test]
     fn a_slow_write_marks_its_directory_for_a_while() {
         let pressure = DirPressure::default();
-        pressure.note_write(MonoMs(10), MonoMs(11));
-        assert!(!pressure.is_slow(MonoMs(11)));
-        pressure.note_write(MonoMs(10), MonoMs(20));
+        pressure.note_write(MonoMs(10), MonoMs(11), Some(true));
+        assert!(!pressure.is_slow(MonoMs(11)) && !pressure.is_watched(MonoMs(11)));
+        pressure.note_write(MonoMs(10), MonoMs(20), Some(true));
         assert!(pressure.is_slow(MonoMs(1_019)));
         assert!(!pressure.is_slow(MonoMs(1_020)));
+    }
+
+    #[test]
+    fn a_thread_that_lost_its_cpu_makes_no_directory_slow() {
+        let pressure = DirPressure::default();
+        pressure.note_write(MonoMs(10), MonoMs(20), None);
+        assert!(pressure.is_watched(MonoMs(21)) && !pressure.is_slow(MonoMs(21)));
+        pressure.note_write(MonoMs(30), MonoMs(40), Some(false));
+        assert!(pressure.is_watched(MonoMs(10_039)) && !pressure.is_slow(MonoMs(41)));
+        assert!(!pressure.is_watched(MonoMs(10_040)));
     }
 }

@@ -12,7 +12,7 @@ use std::io;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
-use klamm_log::disk::{Disk, RealDisk};
+use klamm_log::disk::{Disk, RealDisk, thread_waits};
 use klamm_protocol::time::{MonoMs, WallMs};
 
 use super::socket::{TcpListener, TcpTransport};
@@ -102,8 +102,9 @@ impl Host for RealHost {
 
     fn maybe_slow<T>(&self, pressure: &DirPressure, job: impl FnOnce() -> T) -> T {
         let began = self.mono();
+        let waits_before = pressure.is_watched(began).then(thread_waits);
         let result = if pressure.is_slow(began) { tokio::task::block_in_place(job) } else { job() };
-        pressure.note_write(began, self.mono());
+        pressure.note_write(began, self.mono(), waits_before.map(|before| thread_waits() != before));
         result
     }
 

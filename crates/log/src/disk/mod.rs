@@ -10,7 +10,7 @@ mod memory;
 mod real;
 
 pub use memory::{DiskOperation, Draw, Fault, MemoryDisk};
-pub use real::RealDisk;
+pub use real::{RealDisk, thread_waits};
 
 use std::io::{self, IoSlice};
 use std::os::fd::BorrowedFd;

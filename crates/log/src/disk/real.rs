@@ -232,6 +232,26 @@ fn lock(file: &File) -> io::Result<()> {
     }
 }
 
+/// How often the calling thread has waited in the kernel, for a disk or a lock; losing its CPU is no wait.
+#[cfg(target_os = "linux")]
+#[must_use]
+pub fn thread_waits() -> i64 {
+    // SAFETY: `rusage` is a plain C struct for which all zeros is a valid value.
+    let mut usage: libc::rusage = unsafe { std::mem::zeroed() };
+    // SAFETY: `usage` outlives the call, which writes nothing else and cannot fail with these arguments.
+    unsafe { libc::getrusage(libc::RUSAGE_THREAD, &raw mut usage) };
+    usage.ru_nvcsw
+}
+
+/// Not known here: every moment differs, so that whatever takes long counts as a wait.
+#[cfg(not(target_os = "linux"))]
+#[must_use]
+pub fn thread_waits() -> i64 {
+    use std::sync::atomic::{AtomicI64, Ordering};
+    static CALLS: AtomicI64 = AtomicI64::new(0);
+    CALLS.fetch_add(1, Ordering::Relaxed)
+}
+
 #[cfg(target_os = "linux")]
 fn residency(file: &File, position: u64, len_bytes: u64) -> Residency {
     use std::os::fd::AsRawFd;
@@ -332,5 +352,19 @@ mod tests {
         assert_eq!(RealDisk.list_dir(dir.path()).unwrap().len(), 1);
         let error = RealDisk.read_file(&path, 2).unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::FileTooLarge);
+    }
+
+    #[test]
+    fn a_thread_that_sleeps_has_waited_and_one_that_works_has_not() {
+        let waits_while = |job: &dyn Fn()| {
+            let before = thread_waits();
+            job();
+            thread_waits() - before
+        };
+        assert!(waits_while(&|| std::thread::park_timeout(std::time::Duration::from_millis(1))) >= 1);
+        let work = || {
+            std::hint::black_box((0..std::hint::black_box(1_000_000u64)).sum::<u64>());
+        };
+        assert_eq!(waits_while(&work), 0);
     }
 }
