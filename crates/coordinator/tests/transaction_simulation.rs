@@ -158,6 +158,15 @@ impl Random {
     }
 }
 
+/// Who writes the markers of one transactional id.
+struct Writer {
+    markers: Markers,
+    /// Where they are still missing.
+    left: Vec<usize>,
+    /// The coordinator is told that none is.
+    asked: Option<ReplyKey>,
+}
+
 struct Simulation {
     world: World,
     random: Random,
@@ -168,8 +177,7 @@ struct Simulation {
     late: Vec<TransactionCommand>,
     /// Writes that were verified and have not reached their log.
     on_the_way: Vec<(usize, Producer, Value)>,
-    /// Who writes markers, and where they are still missing.
-    writers: Vec<(Markers, Vec<usize>)>,
+    writers: Vec<Writer>,
 }
 
 impl Simulation {
@@ -277,25 +285,33 @@ impl Simulation {
     /// As the broker does: of one id one writer at a time, which asks first what it shall write.
     fn perform_some(&mut self) {
         if let Some(place) = (!self.writers.is_empty()).then(|| self.random.below(self.writers.len())) {
-            let (markers, left) = &mut self.writers[place];
+            let Writer { markers, left, asked } = &mut self.writers[place];
+            let Markers { producer, ending, transaction_version, prepared_at, .. } = *markers;
             if let Some(partition) = left.pop() {
-                let Markers { producer, ending, transaction_version, .. } = *markers;
                 self.partitions[partition].end(producer, ending, transaction_version);
+            } else if let Some(key) = *asked {
+                if self.world.take_reply(key).is_some() {
+                    self.writers.remove(place);
+                } else if !self.world.is_parked(key) {
+                    // The coordinator is a new one, and has heard or not.
+                    *asked = None;
+                }
             } else {
-                let (Markers { transactional_id, producer, .. }, _) = self.writers.remove(place);
-                self.world.ask(TransactionCommand::MarkersWritten { transactional_id, producer });
+                let transactional_id = markers.transactional_id.clone();
+                let written = TransactionCommand::MarkersWritten { transactional_id, prepared_at };
+                *asked = Some(self.world.ask(written));
             }
         }
         let Some(effect) = self.world.effects.pop_front() else { return };
         match effect {
             TransactionEffect::WriteMarkers(id) => {
-                let is_under_way = self.writers.iter().any(|(markers, _)| markers.transactional_id == id);
+                let is_under_way = self.writers.iter().any(|writer| writer.markers.transactional_id == id);
                 let key = self.world.ask(TransactionCommand::Markers(id.clone()));
                 match self.world.take_reply(key) {
                     Some(TransactionReply::Markers(markers)) if !is_under_way => {
                         self.writers.extend(markers.map(|markers| {
                             let left = markers.partitions.iter().map(|(_, index)| index.0 as usize).collect();
-                            (markers, left)
+                            Writer { markers, left, asked: None }
                         }));
                     }
                     _ => self.world.effects.push_back(TransactionEffect::WriteMarkers(id)),

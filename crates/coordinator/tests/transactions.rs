@@ -69,8 +69,8 @@ fn perform(world: &mut World) {
                 else {
                     continue;
                 };
-                let Markers { transactional_id, producer, .. } = markers;
-                TransactionCommand::MarkersWritten { transactional_id, producer }
+                let Markers { transactional_id, prepared_at, .. } = markers;
+                TransactionCommand::MarkersWritten { transactional_id, prepared_at }
             }
             TransactionEffect::FetchProducerId { transactional_id, producer } => {
                 let fresh = world.fresh_id();
@@ -168,6 +168,40 @@ fn another_producer_begins_and_the_open_transaction_is_aborted_first() {
         say(&mut world, end(producer(1000, 0), Ending::Commit, level));
         assert_snapshot!(format!("fenced_at_level_{level}"), world.take_transcript());
     }
+}
+
+#[test]
+fn markers_of_one_transaction_do_not_complete_the_next() {
+    let mut world = begun(2);
+    let prepare = |world: &mut World, partition: i32| {
+        say(world, add(producer(1000, 0), partitions(&[partition]), 0));
+        say(world, end(producer(1000, 0), Ending::Commit, 0));
+        let markers = world.call(TransactionCommand::Markers(ID.into()));
+        let TransactionReply::Markers(Some(markers)) = markers else { panic!("{markers:?}") };
+        let Markers { transactional_id, prepared_at, .. } = markers;
+        TransactionCommand::MarkersWritten { transactional_id, prepared_at }
+    };
+    let written = prepare(&mut world, 0);
+    world.ask(written.clone());
+    // The answer is lost, the record is not.
+    world.crash(0);
+    prepare(&mut world, 1);
+    world.ask(written);
+    let left = world.call(TransactionCommand::Markers(ID.into()));
+    assert!(matches!(left, TransactionReply::Markers(Some(_))), "{left:?}");
+}
+
+#[test]
+fn where_the_next_producer_id_cannot_be_written_it_is_not_promised() {
+    let mut world = World::new(0);
+    say(&mut world, init(None));
+    for epoch in 0..i16::MAX - 1 {
+        say(&mut world, init(Some(producer(1000, epoch))));
+    }
+    let last = producer(1000, i16::MAX - 1);
+    say(&mut world, add(last, partitions(&[0]), 2));
+    let told = Some(TransactionReply::EndTxn(Ok(producer(1000, i16::MAX))));
+    assert_eq!(say(&mut world, end(last, Ending::Commit, 2)), told);
 }
 
 /// Kafka 4.3 takes this for a repeated end, and gives the fenced producer the epoch of the living one.

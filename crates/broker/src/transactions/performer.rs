@@ -86,6 +86,20 @@ async fn fetch_producer_id<H: Host>(broker: &Broker<H>, transactional_id: Arc<st
     }
 }
 
+/// The place of a task among those under way. Should the task panic, the next one may begin.
+struct Place<'a> {
+    under_way: &'a UnderWay,
+    id: &'a Arc<str>,
+}
+
+impl Drop for Place<'_> {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            locked(self.under_way).remove(self.id);
+        }
+    }
+}
+
 /// Ends the transaction of `id` that is prepared, and the next one if that is wanted before it is done.
 async fn end_transactions<H: Host>(
     broker: &Broker<H>,
@@ -93,6 +107,7 @@ async fn end_transactions<H: Host>(
     under_way: &UnderWay,
     stop: watch::Receiver<bool>,
 ) {
+    let _place = Place { under_way, id };
     loop {
         let asked = ask(broker, id, TransactionCommand::Markers(id.clone())).await;
         // Else it is complete; or its coordinator is gone, and asks again once it is back.
@@ -111,8 +126,15 @@ async fn end_transactions<H: Host>(
 }
 
 async fn write_markers<H: Host>(broker: &Broker<H>, markers: Markers, stop: &watch::Receiver<bool>) {
-    let Markers { transactional_id, producer, ending, partitions, coordinator_epoch, transaction_version } =
-        markers;
+    let Markers {
+        transactional_id,
+        producer,
+        ending,
+        partitions,
+        coordinator_epoch,
+        transaction_version,
+        prepared_at,
+    } = markers;
     let marker = Marker {
         producer_id: producer.id,
         producer_epoch: producer.epoch,
@@ -156,12 +178,13 @@ async fn write_markers<H: Host>(broker: &Broker<H>, markers: Markers, stop: &wat
     }
     loop {
         let written =
-            TransactionCommand::MarkersWritten { transactional_id: transactional_id.clone(), producer };
+            TransactionCommand::MarkersWritten { transactional_id: transactional_id.clone(), prepared_at };
         let Some(shard) = broker.coordinators.transactions.of_key(&transactional_id) else { return };
         match shard.ask(written).await {
             Ok(TransactionReply::Noted) => return,
             Ok(other) => unreachable!("{other:?} answers markers"),
-            // It loads, or will: what it asks for again is already done.
+            // It loads, or will; it may have heard, and its answer got lost: what it says it prepared
+            // where this was prepared is this.
             Err(Unavailable::Loading | Unavailable::Lost) => {
                 if !wait(broker, stop).await {
                     return;

@@ -7,7 +7,7 @@ use klamm_protocol::ids::ProducerId;
 use regex::Regex;
 
 use super::state::TransactionState;
-use super::{TransactionCoordinator, TransactionCtx};
+use super::{Remembered, TransactionCoordinator, TransactionCtx};
 
 /// Which ones are wanted.
 #[derive(Clone, Debug, Default)]
@@ -48,13 +48,13 @@ impl TransactionCoordinator {
         let TransactionFilter { producer_ids, states, longer_than_ms, pattern } = filter;
         self.transactions
             .iter()
-            .filter(|(id, transaction)| {
+            .filter(|(id, Remembered { transaction, .. })| {
                 (producer_ids.is_empty() || producer_ids.contains(&transaction.producer.id))
                     && states.as_ref().is_none_or(|states| states.contains(&transaction.state))
                     && longer_than_ms.is_none_or(|ms| cx.wall.0.saturating_sub(transaction.start_ms) > ms)
                     && pattern.as_ref().is_none_or(|pattern| pattern.is_match(id))
             })
-            .map(|(id, transaction)| ListedTransaction {
+            .map(|(id, Remembered { transaction, .. })| ListedTransaction {
                 transactional_id: id.clone(),
                 producer_id: transaction.producer.id,
                 state: transaction.state,

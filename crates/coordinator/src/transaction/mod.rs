@@ -28,7 +28,7 @@ use std::sync::Arc;
 use klamm_cluster::features::TRANSACTION_VERSION;
 use klamm_cluster::image::MetadataDelta;
 use klamm_protocol::error_code::ErrorCode;
-use klamm_protocol::ids::{LeaderEpoch, PartitionIndex, ProducerEpoch, ProducerId};
+use klamm_protocol::ids::{LeaderEpoch, Offset, PartitionIndex, ProducerEpoch, ProducerId};
 
 pub use list::{ListedTransaction, TransactionFilter};
 pub use record::TransactionRecord;
@@ -67,8 +67,8 @@ pub enum TransactionCommand {
     MarkersWritten {
         /// Whose.
         transactional_id: Arc<str>,
-        /// As it was when they were asked for.
-        producer: Producer,
+        /// As [`Markers`] has it.
+        prepared_at: Offset,
     },
     /// [`TransactionEffect::FetchProducerId`] was done.
     AbortTimedOut {
@@ -181,6 +181,9 @@ pub struct Markers {
     pub coordinator_epoch: LeaderEpoch,
     /// The feature level of the transaction, which decides how epochs are compared (KIP-1228).
     pub transaction_version: i16,
+    /// Where the decision lies in the log: it tells this transaction from the next, which may have the
+    /// same producer.
+    pub prepared_at: Offset,
 }
 
 /// A timer of a transaction coordinator.
@@ -197,8 +200,15 @@ pub enum TransactionTimer {
 /// The transactional ids of one partition.
 #[derive(Debug, Default)]
 pub struct TransactionCoordinator {
-    transactions: BTreeMap<Arc<str>, Transaction>,
+    transactions: BTreeMap<Arc<str>, Remembered>,
     soft: Soft,
+}
+
+/// The last record of a transactional id.
+#[derive(Debug)]
+struct Remembered {
+    transaction: Transaction,
+    at: Offset,
 }
 
 /// What a reload forgets.
@@ -292,18 +302,23 @@ impl Coordinator for TransactionCoordinator {
         let prepared: Vec<Arc<str>> = self
             .transactions
             .iter()
-            .filter(|(_, transaction)| transaction.state.prepared().is_some())
+            .filter(|(_, remembered)| remembered.transaction.state.prepared().is_some())
             .map(|(id, _)| id.clone())
             .collect();
         for id in prepared {
             self.turn(cx, &id, out).go_on_to_markers();
         }
+        // A partition that loads more often than the timer fires would never abort any.
+        self.abort_timed_out(cx, out);
     }
 
-    fn apply(&mut self, _: At, record: &TransactionRecord) {
+    fn apply(&mut self, at: At, record: &TransactionRecord) {
         let id = record.transactional_id.clone();
         match &record.transaction {
-            Some(transaction) => self.transactions.insert(id, transaction.clone()),
+            Some(transaction) => {
+                let remembered = Remembered { transaction: transaction.clone(), at: at.offset };
+                self.transactions.insert(id, remembered)
+            }
             None => self.transactions.remove(&id),
         };
     }
@@ -326,7 +341,7 @@ impl TransactionCoordinator {
         let timed_out: Vec<Arc<str>> = self
             .transactions
             .iter()
-            .filter(|(_, transaction)| transaction.is_timed_out(cx.wall.0))
+            .filter(|(_, remembered)| remembered.transaction.is_timed_out(cx.wall.0))
             .map(|(id, _)| id.clone())
             .collect();
         out.is_divisible = true;
@@ -337,7 +352,7 @@ impl TransactionCoordinator {
 
     fn forget_old(&mut self, cx: &TransactionCtx<'_>, out: &mut TransactionOutcome) {
         let newest_ms = cx.wall.0.saturating_sub(cx.settings.id_expiration_ms);
-        let old = self.transactions.iter().filter(|(_, transaction)| {
+        let old = self.transactions.iter().filter(|(_, Remembered { transaction, .. })| {
             transaction.state.may_expire() && transaction.last_update_ms <= newest_ms
         });
         out.is_divisible = true;

@@ -8,12 +8,12 @@ use std::borrow::Cow;
 use std::sync::Arc;
 
 use klamm_protocol::error_code::ErrorCode;
-use klamm_protocol::ids::{PartitionIndex, ProducerEpoch, ProducerId};
+use klamm_protocol::ids::{Offset, PartitionIndex, ProducerEpoch, ProducerId};
 
 use super::state::{EPOCH_BUMP_LEVEL, Ending, Partitions, Producer, Transaction};
 use super::transition::{self, End, Initialization, Refusal, Wanted};
 use super::{
-    AddPartitions, EndTxn, InitProducerId, Markers, Soft, TransactionCommand, TransactionCtx,
+    AddPartitions, EndTxn, InitProducerId, Markers, Remembered, Soft, TransactionCommand, TransactionCtx,
     TransactionEffect, TransactionOutcome, TransactionRecord, TransactionReply, TransactionTimer, level,
 };
 use crate::contract::ReplyKey;
@@ -23,6 +23,8 @@ pub(super) struct Turn<'a> {
     id: &'a Arc<str>,
     /// As the turn has left it so far.
     current: Option<Cow<'a, Transaction>>,
+    /// Where the record lies that was the last one when the turn began.
+    at: Offset,
     soft: &'a mut Soft,
     out: &'a mut TransactionOutcome,
 }
@@ -31,11 +33,13 @@ impl<'a> Turn<'a> {
     pub(super) fn new(
         cx: &'a TransactionCtx<'a>,
         id: &'a Arc<str>,
-        current: Option<&'a Transaction>,
+        remembered: Option<&'a Remembered>,
         soft: &'a mut Soft,
         out: &'a mut TransactionOutcome,
     ) -> Self {
-        Self { cx, id, current: current.map(Cow::Borrowed), soft, out }
+        let current = remembered.map(|remembered| Cow::Borrowed(&remembered.transaction));
+        let at = remembered.map_or(Offset::default(), |remembered| remembered.at);
+        Self { cx, id, current, at, soft, out }
     }
 
     pub(super) fn run(&mut self, key: ReplyKey, command: TransactionCommand) {
@@ -53,8 +57,8 @@ impl<'a> Turn<'a> {
                 self.end(request).map(|producer| TransactionReply::EndTxn(Ok(producer)))
             }
             TransactionCommand::Markers(_) => Ok(TransactionReply::Markers(self.markers())),
-            TransactionCommand::MarkersWritten { producer, .. } => {
-                self.markers_written(*producer);
+            TransactionCommand::MarkersWritten { prepared_at, .. } => {
+                self.markers_written(*prepared_at);
                 Ok(TransactionReply::Noted)
             }
             TransactionCommand::AbortTimedOut { producer, fresh, .. } => {
@@ -152,8 +156,8 @@ impl<'a> Turn<'a> {
                 if client_version >= EPOCH_BUMP_LEVEL {
                     self.note_last_epoch(producer.epoch);
                 }
-                let successor = transition::complete(&next, ending, now_ms).producer;
                 self.write(next);
+                let successor = transition::complete(self.known()?, ending, now_ms).producer;
                 self.go_on_to_markers();
                 successor
             }
@@ -189,8 +193,8 @@ impl<'a> Turn<'a> {
         Ok(())
     }
 
-    fn markers_written(&mut self, producer: Producer) {
-        let prepared = self.current.as_deref().filter(|current| current.producer == producer);
+    fn markers_written(&mut self, prepared_at: Offset) {
+        let prepared = self.current.as_deref().filter(|_| self.at == prepared_at);
         if let Some(ending) = prepared.and_then(|current| current.state.prepared()) {
             self.complete(ending);
         }
@@ -214,6 +218,7 @@ impl<'a> Turn<'a> {
             partitions: current.partitions.clone(),
             coordinator_epoch: self.cx.leader_epoch,
             transaction_version: current.client_version,
+            prepared_at: self.at,
         })
     }
 
