@@ -13,7 +13,8 @@ use std::sync::{Arc, OnceLock};
 
 use klamm_log::disk::{Disk, MemoryDisk, OpenMode, write_all_at};
 use klamm_log::{
-    AppendContext, AppendOrigin, Log, LogConfig, OpenLog, ReadError, RecoveryReport, trusted_batch,
+    AppendContext, AppendOrigin, Log, LogConfig, OpenLog, ReadError, RecoveryReport, TransactionClaim,
+    trusted_batch,
 };
 use klamm_protocol::ids::{LeaderEpoch, Offset, ProducerEpoch, ProducerId, TopicId, Uuid};
 use klamm_protocol::records::{BATCH_HEADER_BYTES, BatchBuilder, BatchHeader};
@@ -148,7 +149,17 @@ fn intact() -> &'static MemoryDisk {
             log.assign_leader_epoch(epoch).expect("an epoch");
             let mut batch = BatchBuilder::new();
             if n % 3 == 1 {
-                batch = batch.producer(ProducerId(7), ProducerEpoch(0), sequence).transactional();
+                let (producer_id, producer_epoch) = (ProducerId(7), ProducerEpoch(0));
+                let claim = TransactionClaim {
+                    producer_id,
+                    producer_epoch,
+                    base_sequence: sequence,
+                    bumps_epoch: false,
+                };
+                if let Some(ticket) = log.begin_verification(&claim, NOW).expect("a new epoch") {
+                    log.confirm_verification(producer_id, producer_epoch, ticket);
+                }
+                batch = batch.producer(producer_id, producer_epoch, sequence).transactional();
                 sequence += 2;
             }
             for record in 0..2 {
