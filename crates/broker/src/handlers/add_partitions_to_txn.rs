@@ -89,8 +89,11 @@ async fn add<H: Host>(
     drop(image);
     match ask_coordinator(broker, transaction, version).await {
         Ok(missing) => results(topics, |topic, partition| {
-            let is_missing = missing.iter().any(|(of, index)| **of == *topic && index.0 == partition);
-            if is_missing { ErrorCode::TransactionAbortable } else { ErrorCode::None }
+            if missing.contains(topic, PartitionIndex(partition)) {
+                ErrorCode::TransactionAbortable
+            } else {
+                ErrorCode::None
+            }
         }),
         Err(error) => {
             let error = error.or_before_fencing(version < FENCED_VERSION_MIN);
@@ -130,7 +133,7 @@ async fn ask_coordinator<H: Host>(
     broker: &Broker<H>,
     transaction: &AddPartitionsToTxnTransaction,
     version: i16,
-) -> Result<Vec<(Arc<str>, PartitionIndex)>, ErrorCode> {
+) -> Result<Partitions, ErrorCode> {
     let transactional_id = &*transaction.transactional_id;
     let producer = Producer {
         id: ProducerId(transaction.producer_id),
@@ -147,7 +150,7 @@ async fn ask_coordinator<H: Host>(
         return verify(broker, transactional_id, producer, partitions, VerifyMode::Verify).await;
     }
     add_to(broker, transactional_id, producer, partitions, version >= BATCH_VERSION_MIN).await?;
-    Ok(Vec::new())
+    Ok(Partitions::default())
 }
 
 /// Lets partitions join; also for AddOffsetsToTxn.

@@ -1,6 +1,8 @@
 //! DescribeProducers, version 0 (KIP-664): who writes with a producer id to a partition, and since which
 //! offset a transaction is open.
 //!
+//! A partition that is named twice is described once: a small request would else have any amount of answer.
+//!
 //! | error | when |
 //! |---|---|
 //! | INVALID_TOPIC_EXCEPTION | no topic may have that name |
@@ -18,6 +20,7 @@ use klamm_protocol::messages::describe_producers::{
 };
 use klamm_protocol::wire::WireStr;
 
+use super::distinct::distinct_partitions;
 use super::{Frame, Handled};
 use crate::broker::Broker;
 use crate::host::Host;
@@ -33,11 +36,12 @@ pub(crate) fn handle<H: Host>(broker: &Arc<Broker<H>>, mut frame: Frame) -> Hand
     let broker = broker.clone();
     Handled::Later(Box::pin(async move {
         let mut response = DescribeProducersResponse::default();
-        for topic in request.topics {
-            let mut partitions = Vec::with_capacity(topic.partition_indexes.len());
-            for partition_index in topic.partition_indexes {
+        let topics = request.topics.into_iter().map(|topic| (topic.name, topic.partition_indexes));
+        for (name, partition_indexes) in distinct_partitions(topics) {
+            let mut partitions = Vec::with_capacity(partition_indexes.len());
+            for partition_index in partition_indexes {
                 let mut answer = PartitionResponse { partition_index, ..Default::default() };
-                match producers(&broker, &topic.name, PartitionIndex(partition_index)).await {
+                match producers(&broker, &name, PartitionIndex(partition_index)).await {
                     Ok(producers) => answer.active_producers = producers,
                     Err((error, message)) => {
                         answer.error_code = error.code();
@@ -46,7 +50,7 @@ pub(crate) fn handle<H: Host>(broker: &Arc<Broker<H>>, mut frame: Frame) -> Hand
                 }
                 partitions.push(answer);
             }
-            response.topics.push(TopicResponse { name: topic.name, partitions, ..Default::default() });
+            response.topics.push(TopicResponse { name, partitions, ..Default::default() });
         }
         meta.reply(&response)
     }))

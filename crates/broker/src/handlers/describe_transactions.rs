@@ -1,11 +1,15 @@
 //! DescribeTransactions, version 0 (KIP-664): transactional ids and their transactions.
 //!
+//! An id that is named twice is described once, unlike in Kafka: a small request would else have any amount
+//! of answer.
+//!
 //! | error | when |
 //! |---|---|
 //! | INVALID_REQUEST | an empty transactional id |
 //! | TRANSACTIONAL_ID_NOT_FOUND | nobody has used it, or it has expired |
 //! | COORDINATOR_LOAD_IN_PROGRESS, NOT_COORDINATOR | there is no answer now |
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use klamm_coordinator::transaction::{Transaction, TransactionCommand, TransactionReply};
@@ -27,8 +31,12 @@ pub(crate) fn handle<H: Host>(broker: &Arc<Broker<H>>, mut frame: Frame) -> Hand
     };
     let (meta, broker) = (frame.meta(), broker.clone());
     Handled::Later(Box::pin(async move {
-        let mut transaction_states = Vec::with_capacity(request.transactional_ids.len());
-        for transactional_id in request.transactional_ids {
+        let mut transactional_ids = request.transactional_ids;
+        let mut named = BTreeSet::new();
+        transactional_ids.retain(|id| named.insert(id.clone()));
+        drop(named);
+        let mut transaction_states = Vec::with_capacity(transactional_ids.len());
+        for transactional_id in transactional_ids {
             let state = match describe(&broker, &transactional_id).await {
                 Ok(transaction) => described(&transaction),
                 Err(error) => TransactionState { error_code: error.code(), ..Default::default() },

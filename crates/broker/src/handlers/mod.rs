@@ -29,6 +29,7 @@ mod describe_log_dirs;
 mod describe_producers;
 mod describe_topic_partitions;
 mod describe_transactions;
+mod distinct;
 mod end_txn;
 mod find_coordinator;
 mod heartbeat;

@@ -3,6 +3,8 @@
 //!
 //! - 2: the version of the transaction, which decides the markers' epochs (KIP-1228); before 0.
 //!
+//! A partition that a marker names twice gets it once, and one answer; answers come by name and index.
+//!
 //! | error | when |
 //! |---|---|
 //! | UNKNOWN_TOPIC_OR_PARTITION | no such partition, or its log directory has failed |
@@ -12,6 +14,7 @@
 //! | INVALID_TOPIC_EXCEPTION | an internal topic but `__consumer_offsets` |
 //! | INVALID_REQUEST | a marker of no producer, or of no version of transactions |
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use klamm_protocol::error_code::ErrorCode;
@@ -20,12 +23,14 @@ use klamm_protocol::messages::write_txn_markers::{
     WritableTxnMarker, WritableTxnMarkerPartitionResult, WritableTxnMarkerResult,
     WritableTxnMarkerTopicResult, WriteTxnMarkersRequest, WriteTxnMarkersResponse,
 };
+use klamm_protocol::wire::WireStr;
 
+use super::distinct::distinct_partitions;
 use super::{Frame, Handled};
 use crate::broker::Broker;
 use crate::host::Host;
+use crate::transactions::join::in_chunks;
 use crate::transactions::markers::{Marker, MarkerError, write_marker};
-use crate::transactions::performer::all;
 
 pub(crate) fn handle<H: Host>(broker: &Arc<Broker<H>>, mut frame: Frame) -> Handled {
     let request: WriteTxnMarkersRequest = match frame.decode() {
@@ -35,39 +40,65 @@ pub(crate) fn handle<H: Host>(broker: &Arc<Broker<H>>, mut frame: Frame) -> Hand
     let meta = frame.meta();
     let broker = broker.clone();
     Handled::Later(Box::pin(async move {
-        let writes = request.markers.iter().flat_map(|entry| {
-            let (broker, marker) = (&broker, marker_of(entry));
-            entry.topics.iter().flat_map(move |topic| {
-                topic.partition_indexes.iter().map(move |index| async move {
-                    let marker = marker.ok_or(MarkerError::Refused(ErrorCode::InvalidRequest))?;
-                    write_marker(broker, &topic.name, PartitionIndex(*index), &marker).await
-                })
-            })
+        let entries: Vec<Entry> = request.markers.into_iter().map(Entry::from).collect();
+        let partitions = entries.clone().into_iter().flat_map(Entry::partitions);
+        let writes = partitions.map(|(marker, topic, index)| {
+            let broker = broker.clone();
+            async move {
+                match marker {
+                    Some(marker) => code(&write_marker(&broker, &topic, index, &marker).await),
+                    None => ErrorCode::InvalidRequest,
+                }
+            }
         });
-        let mut results = all(writes.collect()).await.into_iter();
+        let mut results = in_chunks(writes).await.into_iter();
         let mut response = WriteTxnMarkersResponse::default();
-        for entry in &request.markers {
-            let topics = entry.topics.iter().map(|topic| WritableTxnMarkerTopicResult {
-                name: topic.name.clone(),
-                partitions: topic
-                    .partition_indexes
-                    .iter()
-                    .map(|index| WritableTxnMarkerPartitionResult {
-                        partition_index: *index,
-                        error_code: code(&results.next().expect("one result a partition")).code(),
+        for Entry { producer_id, topics, .. } in entries {
+            let topics = topics.into_iter().map(|(name, indexes)| WritableTxnMarkerTopicResult {
+                name,
+                partitions: indexes
+                    .into_iter()
+                    .map(|partition_index| WritableTxnMarkerPartitionResult {
+                        partition_index,
+                        error_code: results.next().expect("one result a partition").code(),
                         ..Default::default()
                     })
                     .collect(),
                 ..Default::default()
             });
             response.markers.push(WritableTxnMarkerResult {
-                producer_id: entry.producer_id,
+                producer_id,
                 topics: topics.collect(),
                 ..Default::default()
             });
         }
         meta.reply(&response)
     }))
+}
+
+/// A marker and where it goes: into each partition once, as in Kafka.
+#[derive(Clone)]
+struct Entry {
+    producer_id: i64,
+    marker: Option<Marker>,
+    topics: BTreeMap<WireStr, Vec<i32>>,
+}
+
+impl From<WritableTxnMarker> for Entry {
+    fn from(entry: WritableTxnMarker) -> Self {
+        let (producer_id, marker) = (entry.producer_id, marker_of(&entry));
+        let topics = entry.topics.into_iter().map(|topic| (topic.name, topic.partition_indexes));
+        Self { producer_id, marker, topics: distinct_partitions(topics) }
+    }
+}
+
+impl Entry {
+    fn partitions(self) -> impl Iterator<Item = (Option<Marker>, WireStr, PartitionIndex)> {
+        let marker = self.marker;
+        self.topics.into_iter().flat_map(move |(topic, indexes)| {
+            indexes.into_iter().map(move |index| (marker, topic.clone(), PartitionIndex(index)))
+        })
+    }
 }
 
 /// `None` for one that no log may have.

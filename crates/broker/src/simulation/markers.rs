@@ -3,9 +3,11 @@
 use klamm_protocol::messages::describe_producers::{
     DescribeProducersRequest, PartitionResponse, TopicRequest,
 };
+use klamm_protocol::messages::describe_transactions::DescribeTransactionsRequest;
 use klamm_protocol::messages::write_txn_markers::{
     WritableTxnMarker, WritableTxnMarkerTopic, WriteTxnMarkersRequest,
 };
+use klamm_protocol::wire::WireStr;
 
 use super::groups::{commit, committed, few_partitions, find};
 use super::*;
@@ -59,7 +61,7 @@ fn markers_are_written_each_for_itself_and_producers_are_described() {
         client.create_topic("t", 2).await;
         let written =
             write(&mut client, vec![marker("t", &[0, 5, 1], 3, 9), marker("none", &[0], 3, 9)]).await;
-        assert_eq!(written, [0, UNKNOWN_PARTITION, 0, UNKNOWN_PARTITION]);
+        assert_eq!(written, [0, 0, UNKNOWN_PARTITION, UNKNOWN_PARTITION]);
         assert_eq!(write(&mut client, vec![marker("t", &[0], 2, 9)]).await, [INVALID_PRODUCER_EPOCH]);
         assert_eq!(write(&mut client, vec![marker("t", &[0], 3, 8)]).await, [COORDINATOR_FENCED]);
         let impossible = [
@@ -89,6 +91,39 @@ fn markers_are_written_each_for_itself_and_producers_are_described() {
         assert!(described.active_producers.iter().all(|producer| producer.current_txn_start_offset == -1));
         assert_eq!(describe(&mut client, "t", 2).await.error_code, UNKNOWN_PARTITION);
         assert_eq!(describe(&mut client, "no/name", 0).await.error_code, INVALID_TOPIC);
+    });
+}
+
+#[test]
+fn what_is_named_again_and_again_is_done_and_told_once() {
+    sim::run(1, |host| async move {
+        let running = start(&host).await;
+        let mut client = Client::connect(&host, &running);
+        client.create_topic("t", 2).await;
+        let mut repeated = marker("t", &[1, 0].repeat(1_000), 3, 9);
+        repeated.topics.push(repeated.topics[0].clone());
+        assert_eq!(write(&mut client, vec![repeated]).await, [0, 0]);
+        let mut builder = BatchBuilder::new().producer(ProducerId(8), ProducerEpoch(1), 0);
+        builder.push(1_767_225_600_000, None, Some(b"v"), &[]);
+        let produced = client.call(&produce_request("t", 0, builder.build()), 9).await;
+        assert_eq!(base_offset(&produced), 1, "behind one marker");
+        let topic =
+            TopicRequest { name: "t".into(), partition_indexes: [1, 0].repeat(1_000), ..Default::default() };
+        let request = DescribeProducersRequest { topics: vec![topic.clone(), topic], ..Default::default() };
+        let described = client.call(&request, 0).await;
+        let told = described.topics.iter().flat_map(|topic| &topic.partitions);
+        let told: Vec<_> =
+            told.map(|partition| (partition.partition_index, partition.active_producers.len())).collect();
+        assert_eq!(told, [(0, 2), (1, 1)]);
+        let ids = ["y", "x", "y"].map(WireStr::from_static);
+        let request = DescribeTransactionsRequest {
+            transactional_ids: vec![ids; 1_000].concat(),
+            ..Default::default()
+        };
+        let described = client.call(&request, 0).await;
+        let told: Vec<_> =
+            described.transaction_states.iter().map(|state| &*state.transactional_id).collect();
+        assert_eq!(told, ["y", "x"]);
     });
 }
 

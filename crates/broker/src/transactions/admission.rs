@@ -89,7 +89,7 @@ pub(crate) async fn admit<H: Host>(
         let Partition { topic, index, .. } = &*claim.partition;
         let said = match (&ticket, &answer) {
             (Ok(Some(_)), Err(error)) => Err(*error),
-            (Ok(Some(_)), Ok(missing)) if missing.iter().any(|(of, at)| of == topic && at == index) => {
+            (Ok(Some(_)), Ok(missing)) if missing.contains(topic, *index) => {
                 Err(ErrorCode::TransactionAbortable)
             }
             (Ok(_), _) => Ok(()),

@@ -4,6 +4,7 @@
 //! does not do: decide (`klamm_coordinator::transaction` does), keep state.
 
 pub(crate) mod admission;
+pub(crate) mod join;
 pub(crate) mod markers;
 pub(crate) mod performer;
 
@@ -13,7 +14,7 @@ use klamm_coordinator::transaction::{
     AddPartitions, EPOCH_BUMP_LEVEL, Partitions, Producer, TransactionCommand, TransactionReply,
 };
 use klamm_protocol::error_code::ErrorCode;
-use klamm_protocol::ids::{PartitionIndex, ProducerId};
+use klamm_protocol::ids::ProducerId;
 
 use crate::broker::Broker;
 use crate::host::Host;
@@ -64,7 +65,7 @@ pub(crate) async fn verify<H: Host>(
     producer: Producer,
     partitions: Partitions,
     mode: VerifyMode,
-) -> Result<Vec<(Arc<str>, PartitionIndex)>, ErrorCode> {
+) -> Result<Partitions, ErrorCode> {
     if transactional_id.is_empty() {
         return Err(ErrorCode::InvalidRequest);
     }
@@ -81,8 +82,12 @@ pub(crate) async fn verify<H: Host>(
         }),
     };
     match ask(broker, transactional_id, command).await? {
-        TransactionReply::VerifyPartitions(result) => result,
-        TransactionReply::AddPartitions(result) => result.map(|()| Vec::new()),
+        TransactionReply::VerifyPartitions(result) => {
+            let mut missing = Partitions::default();
+            result?.iter().for_each(|(topic, partition)| missing.insert(topic, *partition));
+            Ok(missing)
+        }
+        TransactionReply::AddPartitions(result) => result.map(|()| Partitions::default()),
         other => unreachable!("{other:?} answers a verification"),
     }
 }

@@ -11,10 +11,7 @@
 
 use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
-use std::future::Future;
-use std::pin::pin;
 use std::sync::{Arc, Mutex, MutexGuard};
-use std::task::Poll;
 
 use klamm_coordinator::transaction::{
     Ending, Markers, Producer, TransactionCommand, TransactionEffect, TransactionReply,
@@ -23,6 +20,7 @@ use klamm_protocol::ids::PartitionIndex;
 use tokio::sync::watch;
 
 use super::ask;
+use super::join::in_chunks;
 use super::markers::{Marker, MarkerError, write_marker};
 use crate::broker::Broker;
 use crate::coordinator::Unavailable;
@@ -146,9 +144,13 @@ async fn write_markers<H: Host>(broker: &Broker<H>, markers: Markers, stop: &wat
         partitions.iter().map(|(topic, partition)| (topic.clone(), partition)).collect();
     let mut try_count = 0;
     while !left.is_empty() {
-        // All appends before the first wait: one flush covers them.
-        let writes = left.iter().map(|(topic, partition)| write_marker(broker, topic, *partition, &marker));
-        let results = all(writes.collect()).await;
+        // The appends of a chunk before the first wait: one flush covers them.
+        let marker = &marker;
+        let writes = left
+            .iter()
+            .cloned()
+            .map(|(topic, partition)| async move { write_marker(broker, &topic, partition, marker).await });
+        let results = in_chunks(writes).await;
         let mut failed = results.into_iter().zip(left);
         left = Vec::new();
         for (result, (topic, partition)) in failed.by_ref() {
@@ -204,21 +206,4 @@ async fn wait<H: Host>(broker: &Broker<H>, stop: &watch::Receiver<bool>) -> bool
         _ = stop.changed() => false,
         () = broker.host.sleep_until(broker.host.mono().plus_ms(RETRY_MS)) => true,
     }
-}
-
-/// Runs all at once, and gives their results in order.
-pub(crate) async fn all<F: Future>(futures: Vec<F>) -> Vec<F::Output> {
-    let mut futures: Vec<_> = futures.into_iter().map(|future| (Box::pin(future), None)).collect();
-    std::future::poll_fn(|cx| {
-        let mut is_done = true;
-        for (future, result) in futures.iter_mut().filter(|(_, result)| result.is_none()) {
-            match pin!(future).poll(cx) {
-                Poll::Ready(output) => *result = Some(output),
-                Poll::Pending => is_done = false,
-            }
-        }
-        if is_done { Poll::Ready(()) } else { Poll::Pending }
-    })
-    .await;
-    futures.into_iter().filter_map(|(_, result)| result).collect()
 }

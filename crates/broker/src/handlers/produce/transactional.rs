@@ -25,7 +25,7 @@ use crate::handlers::{Handled, Meta, Response};
 use crate::host::Host;
 use crate::net::CloseReason;
 use crate::transactions::admission::{Claim, ClientLevel, admit};
-use crate::transactions::performer::all;
+use crate::transactions::join::in_chunks;
 
 /// A request that waits for a transaction coordinator.
 pub(crate) struct UnverifiedProduce {
@@ -74,7 +74,7 @@ impl UnverifiedProduce {
             let host = &broker_of_appends.host;
             partition.append_one(host, batch, AppendOrigin::Client, ticket.waits_for_commit).await
         });
-        for (place, result) in places.into_iter().zip(all(appends.collect()).await) {
+        for (place, result) in places.into_iter().zip(in_chunks(appends).await) {
             has_failed |= result.is_err();
             put_result(self.place(place), result);
         }
