@@ -21,6 +21,7 @@ use tokio::sync::watch;
 use super::CloseReason;
 use super::input::Input;
 use super::limits::ConnectionPermit;
+use super::memory::Claim;
 use super::slots::Slots;
 use crate::broker::Broker;
 use crate::handlers::produce::{Collected, ParkedProduce, ProduceGroup, ProduceWaker, UnverifiedProduce};
@@ -109,7 +110,8 @@ struct Connection<H: Host> {
 /// A request that is a barrier.
 enum Held {
     Frame(Frame),
-    Produce(Box<UnverifiedProduce>),
+    /// With its part of the memory budget: it may wait for long, and has its records.
+    Produce(Box<UnverifiedProduce>, Claim),
 }
 
 enum Event {
@@ -259,7 +261,9 @@ impl<H: Host> Connection<H> {
                         continue;
                     }
                     Collected::Unanswered => continue,
-                    Collected::Unverified(produce) => Held::Produce(Box::new(produce)),
+                    Collected::Unverified(produce) => {
+                        Held::Produce(Box::new(produce), self.input.take_claim())
+                    }
                 }
             } else {
                 Held::Frame(frame)
@@ -294,7 +298,14 @@ impl<H: Host> Connection<H> {
         self.is_polling = matches!(&barrier, Held::Frame(frame) if frame.api == ApiKey::Fetch);
         let handled = match barrier {
             Held::Frame(frame) => handlers::handle(&self.broker, &self.context, frame),
-            Held::Produce(produce) => Handled::Later(Box::pin(produce.run(self.broker.clone()))),
+            Held::Produce(produce, claim) => {
+                let answer = produce.run(self.broker.clone());
+                Handled::Later(Box::pin(async move {
+                    let handled = answer.await;
+                    drop(claim);
+                    handled
+                }))
+            }
         };
         self.take(handled)
     }

@@ -73,6 +73,14 @@ impl Input {
         Ok(Some(frame))
     }
 
+    /// The claim, for a frame that outlives the turn: a slice of the buffer keeps all of it in memory. What
+    /// is not cut yet is claimed anew.
+    pub(crate) fn take_claim(&mut self) -> Claim {
+        let taken = self.claim.take();
+        self.claim.force(self.buffer.capacity());
+        taken
+    }
+
     /// True if [`Input::cut`] would give a frame, or an error.
     pub(crate) fn has_frame(&self) -> bool {
         match self.announced() {
@@ -157,6 +165,23 @@ mod tests {
             assert_eq!(input.len(), 0);
             assert_eq!(budget.used_bytes(), 0);
         }
+    }
+
+    #[test]
+    fn the_claim_of_a_frame_that_is_kept_lasts_as_long_as_its_holder_wants() {
+        let budget = MemoryBudget::new(10 << 20);
+        let mut input = Input::new(budget.clone(), 1 << 20);
+        feed(&mut input, &frame(500_000));
+        let kept = input.cut().unwrap().expect("it is whole");
+        let claim = input.take_claim();
+        input.settle();
+        assert!(budget.used_bytes() >= kept.len(), "{}", budget.used_bytes());
+        feed(&mut input, &frame(100));
+        assert!(input.cut().unwrap().is_some());
+        input.settle();
+        assert!(budget.used_bytes() >= kept.len(), "{}", budget.used_bytes());
+        drop((kept, claim));
+        assert_eq!(budget.used_bytes(), 0);
     }
 
     #[test]

@@ -55,6 +55,12 @@ impl Claim {
         claimed.is_ok()
     }
 
+    /// All of the claim, for another holder of what it stands for; nothing is left here.
+    pub(crate) fn take(&mut self) -> Self {
+        let rest = Self::new(self.budget.clone());
+        std::mem::replace(self, rest)
+    }
+
     /// Grows the claim to `bytes` whether there is room or not: for the few bytes that every
     /// connection may hold, so that one which sends small requests is served under any pressure.
     pub(crate) fn force(&mut self, bytes: usize) {

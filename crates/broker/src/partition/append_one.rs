@@ -50,7 +50,7 @@ impl AppendOwner for Waiting {
 
     fn wake(&self) {}
 
-    // One batch at a time: its owner waits.
+    // One batch at a time: its owner waits, and has claimed the memory of what came over the network.
     fn add_queued(&self, _bytes: usize) {}
 
     fn subtract_queued(&self, _bytes: usize) {}

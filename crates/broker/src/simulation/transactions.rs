@@ -152,6 +152,33 @@ fn without_verification_an_old_clients_batch_is_taken_as_it_comes() {
     });
 }
 
+#[test]
+fn a_batch_that_waits_for_its_coordinator_stays_within_the_memory_budget() {
+    sim::run(1, |host| async move {
+        let running = start_with(&host, &small_internal_topics()).await.expect("starts");
+        let mut producer = TransactionalClient::begin(&host, &running, "x", Level::Two).await;
+        producer.client.create_topic("t", 1).await;
+        let value = "x".repeat(300_000);
+        let request = producer.request("t", 0, &[&value]);
+        let topics = running.broker().topics.load();
+        let of_coordinator = topics.by_name("__transaction_state").expect("created");
+        let slow: Vec<_> = (0..2)
+            .map(|index| of_coordinator.partition(PartitionIndex(index)).expect("open"))
+            .map(|partition| (partition.take_role(), partition))
+            .collect();
+        let version = producer.produce_version();
+        producer.client.send(&request, version).await;
+        host.sleep_until(host.mono().plus_ms(50)).await;
+        let claimed = running.broker().memory.used_bytes();
+        assert!(claimed >= value.len(), "{claimed} bytes are claimed");
+        slow.into_iter().for_each(|(log, partition)| partition.give_role_back(&host, log));
+        producer.client.receive().await.expect("answered");
+        host.sleep_until(host.mono().plus_ms(50)).await;
+        assert_eq!(running.broker().memory.used_bytes(), 0);
+        assert_eq!(read_up_to(&host, &mut producer.client, 0, 0).await, Vec::<String>::new());
+    });
+}
+
 async fn stable_offset(client: &mut Client, group: &str) -> (i16, i64) {
     let topic =
         OffsetFetchRequestTopics { name: "t".into(), partition_indexes: vec![0], ..Default::default() };
