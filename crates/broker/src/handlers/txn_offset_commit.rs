@@ -11,7 +11,7 @@
 //! | INVALID_GROUP_ID | an empty group id |
 //! | OFFSET_METADATA_TOO_LARGE | longer than `offset.metadata.max.bytes` |
 //! | UNKNOWN_MEMBER_ID, ILLEGAL_GENERATION, FENCED_INSTANCE_ID | what the group says of the member |
-//! | INVALID_PRODUCER_EPOCH, INVALID_PRODUCER_ID_MAPPING | the producer was replaced, or is another one |
+//! | INVALID_PRODUCER_EPOCH, INVALID_PRODUCER_ID_MAPPING | the producer was replaced; is another one, or none |
 //! | TRANSACTION_ABORTABLE, before version 4 INVALID_TXN_STATE | the offsets were not added to the transaction |
 //! | INVALID_TXN_STATE | the transaction ended meanwhile |
 //! | CONCURRENT_TRANSACTIONS | the one before is not wholly ended |
@@ -74,6 +74,10 @@ async fn commit<H: Host>(
 ) -> Result<Vec<TxnOffsetCommitResponseTopic>, ErrorCode> {
     if request.group_id.is_empty() {
         return Err(ErrorCode::InvalidGroupId);
+    }
+    if request.producer_id < 0 || request.producer_epoch < 0 {
+        // Nobody could end its transaction, and nobody else is asked while verification is off.
+        return Err(ErrorCode::InvalidProducerIdMapping);
     }
     let shard = broker.coordinators.groups.of_key(&request.group_id).ok_or(ErrorCode::NotCoordinator)?;
     let producer =

@@ -153,6 +153,26 @@ fn without_verification_an_old_clients_batch_is_taken_as_it_comes() {
 }
 
 #[test]
+fn offsets_of_a_producer_that_cannot_be_are_refused_even_without_verification() {
+    sim::run(1, |host| async move {
+        let mut configs = small_internal_topics();
+        configs.push("transaction.partition.verification.enable=false".to_owned());
+        let running = start_with(&host, &configs).await.expect("starts");
+        let mut producer = TransactionalClient::begin(&host, &running, "x", Level::One).await;
+        producer.client.create_topic("t", 1).await;
+        assert_eq!(find(&mut producer.client, "g").await, (0, 1));
+        assert_eq!(committed(&host, &mut producer.client, "g").await, Ok(-1));
+        (producer.producer_id, producer.epoch) = (-1, -1);
+        for version in 0..=5 {
+            let request = producer.offset_request("g", "t", 5);
+            let answer = producer.client.call(&request, version).await;
+            assert_eq!(answer.topics[0].partitions[0].error_code, INVALID_PRODUCER_ID_MAPPING, "{version}");
+        }
+        assert_eq!(stable_offset(&mut producer.client, "g").await, (0, -1), "nothing is pending");
+    });
+}
+
+#[test]
 fn a_batch_that_waits_for_its_coordinator_stays_within_the_memory_budget() {
     sim::run(1, |host| async move {
         let running = start_with(&host, &small_internal_topics()).await.expect("starts");
