@@ -4,6 +4,9 @@
 //! duplicate: headers before it are read backwards until they are known, the producer's
 //! first batch is reached, or [`RECALL_BYTES_MAX`] were looked at. Aborted transactions
 //! behind the snapshot are listed anew from their markers, and those of any segment on demand.
+//!
+//! Invariant: a transaction stays open until its marker, as while the log was open; deleting its
+//! first records, or all of them, ends nothing.
 
 use std::sync::Arc;
 
@@ -13,7 +16,7 @@ use klamm_protocol::records::BatchHeader;
 
 use crate::disk::read_full_at;
 use crate::entry::{Entry, SCAN_BUFFER_BYTES, Walk, WalkError};
-use crate::error::LogError;
+use crate::error::{LogError, ReadError};
 use crate::limits::LogPosition;
 use crate::marker::end_marker;
 use crate::open::{CorruptPlace, OpenLog, RecoveryReport, read_failed, remove_if_there};
@@ -82,26 +85,29 @@ fn rebuild_once(
     // index up to it.
     let durable = if open.was_clean { limits.end.offset } else { open.recovery_point.min(limits.end.offset) };
     let found = newest_snapshot(open, durable, report)?;
-    let mut from = limits.log_start;
+    // All that the files have counts, also what lies below the log start: markers there end transactions.
+    let first_base = segments[0].base_offset();
+    let mut from = first_base;
     let mut last_snapshot = Offset(-1);
     if let Some((offset, entries)) = found {
         last_snapshot = offset;
-        from = offset.max(limits.log_start);
+        from = offset.max(first_base);
         for (id, mut entry) in entries {
             if is_expired(&entry, open.now.0, open.config.producer_id_expiration_ms) {
                 continue;
             }
-            // What lies below the start cannot be read, and holds nobody back.
-            entry.current_txn_first_offset =
-                entry.current_txn_first_offset.filter(|first| *first >= limits.log_start);
+            if offset < first_base {
+                // Its marker may have gone with what lay in between. Records of it that are left open it anew.
+                entry.current_txn_first_offset = None;
+            }
             let first = match entry.current_txn_first_offset {
-                Some(first) => Some(view.position_of(first).map_err(|e| read_failed(e, &open.dir))?),
+                Some(first) => Some(transaction_start(view, first).map_err(|e| read_failed(e, &open.dir))?),
                 None => None,
             };
             state.restore(id, entry, first);
         }
         if !state.is_empty() {
-            recall(&mut state, &segments, from, limits.log_start)?;
+            recall(&mut state, &segments, from)?;
         }
     }
     // After a kill the transaction index may list markers that the log has lost.
@@ -110,6 +116,20 @@ fn rebuild_once(
     }
     state.expire(open.now.0, open.config.producer_id_expiration_ms);
     Ok(Rebuilt { state, last_snapshot, trusted: durable })
+}
+
+/// Where a transaction begins; if its head is deleted or cannot be read, the place before what is left.
+fn transaction_start(view: &PartitionView, first: Offset) -> Result<LogPosition, ReadError> {
+    let (limits, segments) = view.load();
+    let readable = first.max(limits.log_start);
+    let at = match view.position_of(readable) {
+        Err(ReadError::Quarantined { range, .. }) => {
+            let segment_base = segments[segments.floor(readable)].base_offset();
+            LogPosition { offset: first, segment_base, position: range.position }
+        }
+        found => found?,
+    };
+    Ok(LogPosition { offset: first, ..at })
 }
 
 type Entries = Vec<(ProducerId, crate::producer::ProducerEntry)>;
@@ -225,12 +245,7 @@ fn apply_all(
 }
 
 /// Reads headers backwards from `from` until every producer's batches are known.
-fn recall(
-    state: &mut ProducerState,
-    segments: &Segments,
-    from: Offset,
-    log_start: Offset,
-) -> Result<(), LogError> {
+fn recall(state: &mut ProducerState, segments: &Segments, from: Offset) -> Result<(), LogError> {
     let mut wanted: Vec<ProducerId> = state.iter().map(|(id, _)| id).collect();
     let mut left_bytes = RECALL_BYTES_MAX;
     for segment in segments[..=segments.floor(from)].iter().rev() {
@@ -244,7 +259,7 @@ fn recall(
             let start = floor.map_or(0, |entry| entry.position).min(target);
             let mut headers: Vec<BatchHeader> = Vec::new();
             walk_headers(segment, start, end, |_, _, header| {
-                if !header.attributes.is_control() && header.base_offset >= log_start {
+                if !header.attributes.is_control() {
                     headers.push(*header);
                 }
                 Ok(())
@@ -261,9 +276,6 @@ fn recall(
                 return Ok(());
             }
             end = start;
-        }
-        if segment.base_offset() <= log_start {
-            break;
         }
     }
     Ok(())

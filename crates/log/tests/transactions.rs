@@ -147,3 +147,143 @@ fn five_batches_in_flight_are_known_after_a_stop_and_a_kill() {
         assert!(!put(&mut log, data(1, 0, 7, false)).unwrap().is_duplicate);
     }
 }
+
+/// What makes the log read its producers anew.
+#[derive(Clone, Copy, Debug)]
+enum Anew {
+    Stop,
+    Kill,
+    Truncation,
+}
+
+fn anew(log: Log, disk: &MemoryDisk, how: Anew, recovery_point: i64) -> Log {
+    let log_start = log.view().limits().log_start;
+    let mut log = log;
+    match how {
+        Anew::Truncation => {
+            put(&mut log, plain(&[1])).unwrap();
+            let end = log.view().limits().end.offset;
+            log.truncate_to(Offset(end.0 - 1), NOW).unwrap();
+        }
+        Anew::Stop | Anew::Kill => {
+            let was_clean = matches!(how, Anew::Stop);
+            if was_clean {
+                log.close().unwrap();
+            } else {
+                drop(log);
+            }
+            let recovery_point = Offset(recovery_point);
+            let open = OpenLog { log_start, was_clean, recovery_point, ..open_with(disk, config()) };
+            log = Log::open(open).unwrap().0;
+        }
+    }
+    log.assign_leader_epoch(EPOCH).unwrap();
+    log.view().raise_high_watermark_to_end();
+    log
+}
+
+/// As a read_committed Fetch does: the transactions to leave out, by their first offsets.
+fn aborted_from(log: &Log, from: i64) -> Vec<i64> {
+    let view = log.view();
+    let up_to = view.limits().last_stable;
+    let region = view.read(Offset(from), up_to, 1 << 20, true).unwrap().unwrap();
+    if !view.knows_aborted(&region) {
+        view.check_aborted(&region, &mut Vec::new()).unwrap();
+    }
+    let aborted = view.aborted_transactions(Offset(from), &region, up_to).unwrap();
+    aborted.iter().map(|one| one.first_offset.0).collect()
+}
+
+fn stable(log: &Log) -> i64 {
+    log.view().limits().last_stable.offset.0
+}
+
+/// DeleteRecords, or retention, takes the head of a transaction that is open.
+#[test]
+fn a_transaction_that_lost_its_head_is_open_after_a_start_too() {
+    for how in [Anew::Stop, Anew::Kill, Anew::Truncation] {
+        let disk = MemoryDisk::new();
+        let mut log = create(&disk, config());
+        put_verified(&mut log, 1, 0, 0).unwrap(); // offset 0
+        put(&mut log, plain(&[1])).unwrap(); // 1
+        put(&mut log, plain(&[1])).unwrap(); // 2
+        put(&mut log, data(1, 0, 1, true)).unwrap(); // 3, same transaction
+        drop(log.advance_log_start(Offset(1)).unwrap());
+        assert_eq!(stable(&log), 1, "held back before {how:?}");
+        let mut log = anew(log, &disk, how, 0);
+        assert_eq!(begin(&mut log, 1, 0, 2), None, "it is open after {how:?}");
+        assert_eq!(log.view().unstable_transactions()[0].first.offset, Offset(0), "{how:?}");
+        assert_eq!(stable(&log), 1, "{how:?}");
+        drop(log.advance_log_start(Offset(2)).unwrap());
+        assert_eq!(stable(&log), 2, "{how:?}");
+        let marker = Marker { id: 1, epoch: 0, coordinator_epoch: 0, version: 1, is_commit: false };
+        write_marker(&mut log, marker).unwrap(); // 4
+        assert_eq!((stable(&log), aborted_from(&log, 2)), (5, vec![0]), "{how:?}");
+        let log = anew(log, &disk, how, 0);
+        assert_eq!((stable(&log), aborted_from(&log, 2)), (5, vec![0]), "{how:?}");
+    }
+}
+
+#[test]
+fn a_transaction_whose_records_are_all_deleted_is_open_until_its_marker() {
+    for how in [Anew::Stop, Anew::Kill, Anew::Truncation] {
+        let disk = MemoryDisk::new();
+        let mut log = create(&disk, config());
+        put_verified(&mut log, 1, 0, 0).unwrap();
+        put(&mut log, plain(&[1])).unwrap();
+        drop(log.advance_log_start(Offset(2)).unwrap());
+        let mut log = anew(log, &disk, how, 0);
+        put(&mut log, plain(&[1])).unwrap();
+        assert_eq!((stable(&log), begin(&mut log, 1, 0, 1)), (2, None), "{how:?}");
+        end(&mut log, 1, 0, 1).unwrap();
+        assert_eq!(stable(&log), 4, "{how:?}");
+    }
+}
+
+#[test]
+fn a_marker_that_is_deleted_has_ended_its_transaction() {
+    // The newest snapshot has the transaction open.
+    let disk = MemoryDisk::new();
+    let mut log = create(&disk, config());
+    put_verified(&mut log, 1, 0, 0).unwrap();
+    log.snapshot_producers().unwrap();
+    end(&mut log, 1, 0, 1).unwrap();
+    put(&mut log, plain(&[1])).unwrap();
+    drop(log.advance_log_start(Offset(2)).unwrap());
+    let log = anew(log, &disk, Anew::Kill, 1);
+    assert_eq!(stable(&log), 3);
+    // And the file with the marker is gone.
+    let disk = MemoryDisk::new();
+    let mut log = create(&disk, config());
+    put_verified(&mut log, 1, 0, 0).unwrap();
+    log.snapshot_producers().unwrap();
+    end(&mut log, 1, 0, 1).unwrap();
+    while log.view().load().1.len() < 2 {
+        put(&mut log, plain(&[1])).unwrap();
+    }
+    let log_end = log.view().limits().end.offset;
+    let removal = log.advance_log_start(log_end).unwrap();
+    removal.mark(true).unwrap();
+    removal.unlink().unwrap();
+    let mut log = anew(log, &disk, Anew::Kill, 1);
+    put(&mut log, plain(&[1])).unwrap();
+    assert_eq!(stable(&log), log_end.0 + 1);
+}
+
+#[test]
+fn a_transaction_whose_head_cannot_be_read_stops_no_start() {
+    let disk = MemoryDisk::new();
+    let mut log = create(&disk, config());
+    put(&mut log, plain(&[1])).unwrap();
+    let at = log.view().limits().end;
+    put_verified(&mut log, 1, 0, 0).unwrap();
+    while log.view().load().1.len() < 2 {
+        put(&mut log, plain(&[1])).unwrap();
+    }
+    log.close().unwrap();
+    let path = dir().join("00000000000000000000.log");
+    disk.tamper(&path, |bytes| bytes[at.position as usize + 16] = 9).unwrap();
+    let (log, _) = Log::open(open_with(&disk, config())).unwrap();
+    let limits = log.view().limits();
+    assert_eq!(limits.last_stable, at);
+}

@@ -1,12 +1,12 @@
 //! Whatever batches, markers and verifications come in whatever order, the log takes and knows what a plain
-//! model says, also after a stop, a kill and a truncation.
+//! model says, also after a stop, a kill and a truncation, and with records deleted.
 
 mod support;
 
 use std::collections::BTreeMap;
 
 use klamm_log::disk::MemoryDisk;
-use klamm_log::{Log, OpenLog, VerificationTicket};
+use klamm_log::{Log, VerificationTicket};
 use klamm_protocol::ids::{Offset, ProducerEpoch, ProducerId};
 use proptest::prelude::*;
 use support::transactions::*;
@@ -43,6 +43,9 @@ struct Asked {
 struct PlainLog {
     /// One record each.
     written: Vec<Written>,
+    log_start: i64,
+    /// By producer, the first batch that is known: a start finds no repetition of those in files that are gone.
+    known_from: BTreeMap<i64, i64>,
     asked: BTreeMap<(i64, i16), Asked>,
 }
 
@@ -73,6 +76,8 @@ impl PlainLog {
                 _ => {}
             }
         }
+        let known_from = self.known_from.get(&id).copied().unwrap_or(0);
+        told.last.retain(|(_, offset)| *offset >= known_from);
         told
     }
 
@@ -169,6 +174,7 @@ enum Op {
         is_commit: bool,
     },
     Truncate(u8),
+    DeleteRecords(u8),
     Reopen {
         was_clean: bool,
     },
@@ -191,6 +197,7 @@ fn op() -> impl Strategy<Value = Op> {
             }
         ),
         1 => any::<u8>().prop_map(Op::Truncate),
+        2 => any::<u8>().prop_map(Op::DeleteRecords),
         1 => any::<bool>().prop_map(|was_clean| Op::Reopen { was_clean }),
     ]
 }
@@ -200,6 +207,8 @@ struct World {
     log: Option<Log>,
     model: PlainLog,
     tickets: Vec<(i64, i16, VerificationTicket)>,
+    /// Then a kill leaves the snapshots of what is flushed; else all is replayed.
+    deletes_records: bool,
 }
 
 impl World {
@@ -278,28 +287,65 @@ impl World {
             }
             Op::Truncate(share) => {
                 let to = self.model.written.len() * usize::from(share) / 255;
-                if to < self.model.written.len() {
+                // Below, everything goes, and what was known with it.
+                let first = self.log().view().load().1[0].base_offset().0.max(self.model.log_start);
+                if to < self.model.written.len() && (first == 0 || to as i64 > first) {
                     self.log().truncate_to(Offset(to as i64), NOW).unwrap();
                     self.log().assign_leader_epoch(EPOCH).unwrap();
                     self.model.written.truncate(to);
                     self.model.asked.clear();
+                    self.note_known();
+                }
+            }
+            Op::DeleteRecords(share) => {
+                if self.deletes_records {
+                    let end = self.model.written.len() as i64;
+                    self.model.log_start += (end - self.model.log_start) * i64::from(share) / 255;
+                    let log_start = Offset(self.model.log_start);
+                    let removal = self.log().advance_log_start(log_start).unwrap();
+                    if share % 2 == 0 {
+                        removal.mark(true).and_then(|()| removal.unlink()).unwrap();
+                    }
                 }
             }
             Op::Reopen { was_clean } => {
-                let log = self.log.take().unwrap();
+                let mut log = self.log.take().unwrap();
+                let mut open = open_with(&self.disk, config());
+                open.log_start = log.view().limits().log_start;
+                open.was_clean = was_clean;
                 if was_clean {
                     log.close().unwrap();
+                } else if self.deletes_records {
+                    log.flush().unwrap();
+                    open.recovery_point = log.recovery_point();
+                    drop(log);
                 } else {
                     drop(log);
                 }
-                let open = OpenLog { was_clean, ..open_with(&self.disk, config()) };
                 let (mut log, _) = Log::open(open).unwrap();
                 log.assign_leader_epoch(EPOCH).unwrap();
                 self.log = Some(log);
                 // Who asked has gone with the log.
                 self.model.asked.clear();
                 self.tickets.clear();
+                self.note_known();
             }
+        }
+    }
+
+    /// A producer's last batch is known after a start too, and those before it that are still in the files.
+    fn note_known(&mut self) {
+        let log = self.log.as_ref().unwrap();
+        let first_base = log.view().load().1[0].base_offset().0;
+        for id in 1..4 {
+            self.model.known_from.remove(&id);
+            let entry = log.producers().get(ProducerId(id));
+            let known_from = entry.and_then(|entry| entry.batches().first()).map(|b| b.first_offset().0);
+            let told = self.model.told(id).last;
+            let must_know = told.iter().map(|(_, offset)| *offset).find(|offset| *offset >= first_base);
+            let must_know = must_know.or(told.last().map(|(_, offset)| *offset));
+            assert!(known_from.is_some() == must_know.is_some() && known_from <= must_know, "{told:?}");
+            self.model.known_from.extend(known_from.map(|known_from| (id, known_from)));
         }
     }
 
@@ -317,17 +363,22 @@ impl World {
         }
         let limits = log.view().limits();
         let open = (1..4).filter_map(|id| self.model.told(id).open_since).min();
-        assert_eq!(limits.last_stable.offset.0, open.unwrap_or(limits.end.offset.0));
+        let log_start = self.model.log_start;
+        assert_eq!(limits.last_stable.offset.0, open.map_or(limits.end.offset.0, |open| open.max(log_start)));
     }
 }
 
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(400))]
     #[test]
-    fn the_log_takes_what_the_model_takes(ops in proptest::collection::vec(op(), 1..60)) {
+    fn the_log_takes_what_the_model_takes(
+        ops in proptest::collection::vec(op(), 1..60),
+        deletes_records: bool,
+    ) {
         let disk = MemoryDisk::new();
         let log = create(&disk, config());
-        let mut world = World { disk, log: Some(log), model: PlainLog::default(), tickets: Vec::new() };
+        let model = PlainLog::default();
+        let mut world = World { disk, log: Some(log), model, tickets: Vec::new(), deletes_records };
         for op in &ops {
             world.apply(op);
             world.check();
