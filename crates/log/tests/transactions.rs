@@ -148,6 +148,19 @@ fn five_batches_in_flight_are_known_after_a_stop_and_a_kill() {
     }
 }
 
+#[test]
+fn an_answer_from_before_a_start_is_worth_nothing() {
+    let disk = MemoryDisk::new();
+    let mut log = create(&disk, config());
+    let late = begin(&mut log, 1, 0, 0).unwrap();
+    log.close().unwrap();
+    let (mut log, _) = Log::open(open_with(&disk, config())).unwrap();
+    log.assign_leader_epoch(EPOCH).unwrap();
+    begin(&mut log, 1, 0, 0).unwrap();
+    log.confirm_verification(ProducerId(1), ProducerEpoch(0), late);
+    assert_eq!(code(&put(&mut log, data(1, 0, 0, true)).unwrap_err()), "transaction");
+}
+
 /// What makes the log read its producers anew.
 #[derive(Clone, Copy, Debug)]
 enum Anew {

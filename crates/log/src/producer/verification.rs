@@ -6,10 +6,13 @@
 //!
 //! Soft state: a reopened or truncated log knows nothing, and producers ask again.
 //!
-//! Invariants: tickets of one log never come again; a batch or a marker of an epoch takes away what was
-//! asked for it and for earlier ones.
+//! Invariants: a ticket never comes again in a process, so that an answer for a log of before, in another
+//! directory, fits nothing; a batch or a marker of an epoch takes away what was asked for it and for
+//! earlier ones.
 
 use std::collections::BTreeMap;
+use std::fmt;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use klamm_protocol::ids::{ProducerEpoch, ProducerId};
 use klamm_protocol::records::BatchHeader;
@@ -17,9 +20,25 @@ use klamm_protocol::records::BatchHeader;
 /// Half of all sequence numbers: what is farther ahead lies behind.
 const SEQUENCES_AHEAD_MAX: i64 = 1 << 30;
 
+static LAST_TICKET: AtomicU64 = AtomicU64::new(0);
+
 /// Names one asking of the coordinator.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, PartialEq, Eq)]
 pub struct VerificationTicket(u64);
+
+impl VerificationTicket {
+    /// Later ones are larger; nothing else is to be read from the number, which other logs count on.
+    fn next() -> Self {
+        Self(LAST_TICKET.fetch_add(1, Ordering::Relaxed) + 1)
+    }
+}
+
+/// Without the number: it is another one in the next run.
+impl fmt::Debug for VerificationTicket {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("VerificationTicket").finish_non_exhaustive()
+    }
+}
 
 /// A batch that would begin a transaction.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -58,7 +77,6 @@ impl Verification {
 #[derive(Debug, Default)]
 pub(crate) struct Verifications {
     of: BTreeMap<(ProducerId, ProducerEpoch), Verification>,
-    last_ticket: u64,
 }
 
 impl Verifications {
@@ -68,17 +86,14 @@ impl Verifications {
 
     /// Joins who asks already.
     pub(crate) fn begin(&mut self, claim: &TransactionClaim, now_ms: i64) -> VerificationTicket {
-        let last_ticket = &mut self.last_ticket;
-        let entry = self.of.entry((claim.producer_id, claim.producer_epoch)).or_insert_with(|| {
-            *last_ticket += 1;
-            Verification {
-                ticket: VerificationTicket(*last_ticket),
-                began_ms: now_ms,
-                lowest_sequence: claim.base_sequence,
-                bumps_epoch: claim.bumps_epoch,
-                is_verified: false,
-                asking_count: 0,
-            }
+        let key = (claim.producer_id, claim.producer_epoch);
+        let entry = self.of.entry(key).or_insert_with(|| Verification {
+            ticket: VerificationTicket::next(),
+            began_ms: now_ms,
+            lowest_sequence: claim.base_sequence,
+            bumps_epoch: claim.bumps_epoch,
+            is_verified: false,
+            asking_count: 0,
         });
         entry.asking_count = entry.asking_count.saturating_add(1);
         if is_before(claim.base_sequence, entry.lowest_sequence) {
