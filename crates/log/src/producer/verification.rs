@@ -4,11 +4,12 @@
 //! ever end it. Asking takes time, in which a marker may come: it takes the entry away, and an answer
 //! with a ticket of before says nothing about what comes behind the marker.
 //!
-//! Soft state: a reopened or truncated log knows nothing, and producers ask again.
+//! Soft state: a reopened or truncated log knows nothing, and producers ask again; so does whoever was
+//! forgotten because too many ask.
 //!
 //! Invariants: a ticket never comes again in a process, so that an answer for a log of before, in another
 //! directory, fits nothing; a batch or a marker of an epoch takes away what was asked for it and for
-//! earlier ones.
+//! earlier ones; what is forgotten is not verified.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -19,6 +20,10 @@ use klamm_protocol::records::BatchHeader;
 
 /// Half of all sequence numbers: what is farther ahead lies behind.
 const SEQUENCES_AHEAD_MAX: i64 = 1 << 30;
+
+/// How many one log remembers. A coordinator that cannot answer leaves an entry for each producer that tries,
+/// for a day: these take half a megabyte at most. So many do not begin at once between question and batch.
+const VERIFICATIONS_MAX: usize = 4096;
 
 static LAST_TICKET: AtomicU64 = AtomicU64::new(0);
 
@@ -84,9 +89,15 @@ impl Verifications {
         self.of.get(&(id, epoch))
     }
 
-    /// Joins who asks already.
+    /// Joins who asks already. Else the oldest is forgotten where there are too many.
     pub(crate) fn begin(&mut self, claim: &TransactionClaim, now_ms: i64) -> VerificationTicket {
         let key = (claim.producer_id, claim.producer_epoch);
+        if self.of.len() >= VERIFICATIONS_MAX && !self.of.contains_key(&key) {
+            let oldest = self.of.iter().min_by_key(|(_, entry)| entry.ticket.0).map(|(known, _)| *known);
+            if let Some(known) = oldest {
+                self.of.remove(&known);
+            }
+        }
         let entry = self.of.entry(key).or_insert_with(|| Verification {
             ticket: VerificationTicket::next(),
             began_ms: now_ms,
@@ -226,5 +237,31 @@ mod tests {
         assert_eq!(is_verified(&known, 0), Some(true));
         known.expire(110, 100);
         assert_eq!(is_verified(&known, 0), None);
+    }
+
+    #[test]
+    fn the_oldest_is_forgotten_where_too_many_ask_and_its_answer_verifies_nothing() {
+        let mut known = Verifications::default();
+        let of = |id| TransactionClaim { producer_id: ProducerId(id), ..claim(0, 0, false) };
+        // The first to ask has the largest id, and asks once more.
+        let first = known.begin(&of(i64::MAX), 0);
+        let second = known.begin(&of(0), 0);
+        for id in 1..VERIFICATIONS_MAX as i64 - 1 {
+            known.begin(&of(id), 0);
+        }
+        assert_eq!(known.begin(&of(i64::MAX), 1), first, "all are remembered");
+        known.begin(&of(-1), 1);
+        assert_eq!(known.of.len(), VERIFICATIONS_MAX);
+        let is_verified = |known: &Verifications, id| {
+            known.get(ProducerId(id), ProducerEpoch(0)).map(|entry| entry.is_verified)
+        };
+        known.confirm(ProducerId(i64::MAX), ProducerEpoch(0), first);
+        assert_eq!(is_verified(&known, i64::MAX), None);
+        assert_ne!(known.begin(&of(i64::MAX), 1), first);
+        known.confirm(ProducerId(i64::MAX), ProducerEpoch(0), first);
+        assert_eq!(is_verified(&known, i64::MAX), Some(false));
+        known.confirm(ProducerId(0), ProducerEpoch(0), second);
+        assert_eq!(is_verified(&known, 0), None, "the next oldest");
+        assert_eq!(is_verified(&known, 1), Some(false));
     }
 }
