@@ -56,10 +56,10 @@ impl<C: Coordinator> Commits<C> {
         inner.held.clear();
     }
 
-    /// Whether everything below `end` counts.
+    /// Whether everything below `end` counts, and nothing that waited for it is still on its way.
     pub(super) fn is_committed(&self, end: Offset) -> bool {
         let inner = self.locked();
-        !inner.has_failed && inner.committed >= end
+        inner.is_committed(end)
     }
 
     /// Sends `reply` once the log is committed up to `end`.
@@ -76,7 +76,7 @@ impl<C: Coordinator> Commits<C> {
         let mut inner = self.locked();
         if inner.has_failed {
             held.drop_unheard();
-        } else if inner.committed >= end {
+        } else if inner.is_committed(end) {
             self.let_go(held);
         } else {
             inner.held.push_back((end, held));
@@ -147,6 +147,11 @@ impl<C: Coordinator> Held<C> {
 }
 
 impl<C: Coordinator> Inner<C> {
+    /// Between a commit and the wake that follows it what waited is still held: nothing may overtake that.
+    fn is_committed(&self, end: Offset) -> bool {
+        !self.has_failed && self.committed >= end && self.held.is_empty()
+    }
+
     fn fail(&mut self) {
         self.has_failed = true;
         self.held.drain(..).for_each(|(_, held)| held.drop_unheard());
@@ -167,4 +172,39 @@ impl<C: Coordinator> AppendOwner for Commits<C> {
     fn add_queued(&self, _bytes: usize) {}
 
     fn subtract_queued(&self, _bytes: usize) {}
+}
+
+#[cfg(test)]
+mod tests {
+    use klamm_coordinator::transaction::{TransactionCoordinator, TransactionEffect};
+    use klamm_log::BatchPlaced;
+
+    use super::*;
+
+    fn placed(offset: Offset) -> AppendResult {
+        Ok(BatchPlaced {
+            base_offset: offset,
+            last_offset: offset,
+            log_append_time_ms: -1,
+            log_start_offset: Offset(0),
+            is_duplicate: false,
+            bytes: 100,
+        })
+    }
+
+    #[tokio::test]
+    async fn nothing_overtakes_what_is_let_go_but_not_gone() {
+        let effects = Arc::new(Effects::new());
+        let commits = Commits::<TransactionCoordinator>::new(Arc::default(), effects.clone());
+        commits.begin(Offset(7));
+        commits.hold_effect(Offset(8), TransactionEffect::WriteMarkers("first".into()));
+        commits.note(Offset(8), &placed(Offset(7)));
+        assert!(!commits.is_committed(Offset(8)), "an answer would be there before what came before it");
+        commits.hold_effect(Offset(8), TransactionEffect::WriteMarkers("second".into()));
+        commits.wake();
+        for id in ["first", "second"] {
+            assert_eq!(effects.take().await, TransactionEffect::WriteMarkers(id.into()));
+        }
+        assert!(commits.is_committed(Offset(8)));
+    }
 }
