@@ -24,8 +24,7 @@ impl Partition {
     ) -> AppendResult {
         let ticket = Ticket { slot: 0, place: (0, 0), waits_for_commit };
         let group = AppendGroup { batches: vec![batch], tickets: vec![ticket], origin };
-        let (sender, committed) = oneshot::channel();
-        let owner: Arc<dyn AppendOwner> = Arc::new(Waiting(Mutex::new(Some(sender))));
+        let (owner, committed) = Waiting::begin(None);
         if let Append::Done(mut results) = self.append(host, group, &owner) {
             match results.pop().flatten() {
                 Some(result) => return result,
@@ -37,18 +36,38 @@ impl Partition {
     }
 }
 
-struct Waiting(Mutex<Option<oneshot::Sender<AppendResult>>>);
+/// Tells a task that waits for one batch, and then whoever else must hear of it.
+pub(crate) struct Waiting {
+    sender: Mutex<Option<oneshot::Sender<AppendResult>>>,
+    next: Option<Arc<dyn AppendOwner>>,
+}
+
+impl Waiting {
+    pub(crate) fn begin(
+        next: Option<Arc<dyn AppendOwner>>,
+    ) -> (Arc<dyn AppendOwner>, oneshot::Receiver<AppendResult>) {
+        let (sender, result) = oneshot::channel();
+        (Arc::new(Self { sender: Mutex::new(Some(sender)), next }), result)
+    }
+}
 
 impl AppendOwner for Waiting {
     fn leave(&self, completion: Completion<AppendResult>) {
-        let sender = self.0.lock().expect("nothing panics in here").take();
+        let sender = self.sender.lock().expect("nothing panics in here").take();
         if let Some(sender) = sender {
             // Whoever waited may have gone.
-            let _ = sender.send(completion.result);
+            let _ = sender.send(completion.result.clone());
+        }
+        if let Some(next) = &self.next {
+            next.leave(completion);
         }
     }
 
-    fn wake(&self) {}
+    fn wake(&self) {
+        if let Some(next) = &self.next {
+            next.wake();
+        }
+    }
 
     // One batch at a time: its owner waits, and has claimed the memory of what came over the network.
     fn add_queued(&self, _bytes: usize) {}

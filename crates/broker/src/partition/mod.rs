@@ -9,7 +9,7 @@
 //! everything with an error and never writes again.
 
 pub(crate) mod acks;
-mod append_one;
+pub(crate) mod append_one;
 mod appender;
 mod complaints;
 mod durability;

@@ -128,6 +128,29 @@ fn what_is_named_again_and_again_is_done_and_told_once() {
 }
 
 #[test]
+fn a_marker_that_a_full_disk_does_not_take_costs_no_group_its_coordinator() {
+    let disk = Arc::new(MemoryDisk::default());
+    let small = disk.clone();
+    sim::run_on(1, disk, move |host| async move {
+        let running = start_with(&host, &few_partitions()).await.expect("starts");
+        let mut client = Client::connect(&host, &running);
+        client.create_topic("t", 1).await;
+        assert_eq!(find(&mut client, "g").await, (0, 1));
+        assert_eq!(committed(&host, &mut client, "g").await, Ok(-1));
+        let all = || vec![marker("__consumer_offsets", &[0, 1, 2], 3, 9)];
+        assert_eq!(write(&mut client, all()).await, [0; 3]);
+        small.set_capacity_bytes(Some(0));
+        assert_eq!(write(&mut client, all()).await, [UNKNOWN_PARTITION; 3], "as Kafka says it");
+        small.set_capacity_bytes(None);
+        // A coordinator that loads again would say so.
+        assert_eq!(commit(&mut client, "g", 9).await, 0);
+        assert_eq!(write(&mut client, all()).await, [0; 3]);
+        assert_eq!(commit(&mut client, "g", 10).await, 0);
+        assert_eq!(committed(&host, &mut client, "g").await, Ok(10));
+    });
+}
+
+#[test]
 fn producers_that_idle_are_forgotten() {
     sim::run(1, |host| async move {
         let expiry = ["producer.id.expiration.ms=60000", "producer.id.expiration.check.interval.ms=5000"];

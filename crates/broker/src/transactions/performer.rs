@@ -16,6 +16,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use klamm_coordinator::transaction::{
     Ending, Markers, Producer, TransactionCommand, TransactionEffect, TransactionReply,
 };
+use klamm_protocol::error_code::ErrorCode;
 use klamm_protocol::ids::PartitionIndex;
 use tokio::sync::watch;
 
@@ -26,8 +27,10 @@ use crate::broker::Broker;
 use crate::coordinator::Unavailable;
 use crate::host::Host;
 
-/// Between two tries.
+/// Between two tries; the first pause where a disk takes nothing.
 const RETRY_MS: u64 = 100;
+/// Each try that no disk takes doubles the next pause up to here: a full disk stays full for a while.
+const STORAGE_RETRY_MS_MAX: u64 = 3_200;
 /// How many tries fail between two lines in the log.
 const TRIES_PER_COMPLAINT: u32 = 600;
 
@@ -143,6 +146,7 @@ async fn write_markers<H: Host>(broker: &Broker<H>, markers: Markers, stop: &wat
     let mut left: Vec<(Arc<str>, PartitionIndex)> =
         partitions.iter().map(|(topic, partition)| (topic.clone(), partition)).collect();
     let mut try_count = 0;
+    let mut pause_ms = 0;
     while !left.is_empty() {
         // The appends of a chunk before the first wait: one flush covers them.
         let marker = &marker;
@@ -153,6 +157,7 @@ async fn write_markers<H: Host>(broker: &Broker<H>, markers: Markers, stop: &wat
         let results = in_chunks(writes).await;
         let mut failed = results.into_iter().zip(left);
         left = Vec::new();
+        let mut is_storage_only = true;
         for (result, (topic, partition)) in failed.by_ref() {
             match result {
                 Ok(()) | Err(MarkerError::UnknownPartition) => {}
@@ -167,13 +172,15 @@ async fn write_markers<H: Host>(broker: &Broker<H>, markers: Markers, stop: &wat
                             "a transaction waits for this partition: it is tried again and again"
                         );
                     }
+                    is_storage_only &= error == ErrorCode::KafkaStorageError;
                     left.push((topic, partition));
                 }
             }
         }
         if !left.is_empty() {
             try_count += 1;
-            if !wait(broker, stop).await {
+            pause_ms = next_pause_ms(pause_ms, is_storage_only);
+            if !wait(broker, stop, pause_ms).await {
                 return;
             }
         }
@@ -188,7 +195,7 @@ async fn write_markers<H: Host>(broker: &Broker<H>, markers: Markers, stop: &wat
             // It loads, or will; it may have heard, and its answer got lost: what it says it prepared
             // where this was prepared is this.
             Err(Unavailable::Loading | Unavailable::Lost) => {
-                if !wait(broker, stop).await {
+                if !wait(broker, stop, RETRY_MS).await {
                     return;
                 }
             }
@@ -196,14 +203,34 @@ async fn write_markers<H: Host>(broker: &Broker<H>, markers: Markers, stop: &wat
     }
 }
 
+/// The pause after one of `ms`, if there was one. What is not there yet may be there any moment; a disk takes its time.
+fn next_pause_ms(ms: u64, is_storage_only: bool) -> u64 {
+    if is_storage_only { (2 * ms).clamp(RETRY_MS, STORAGE_RETRY_MS_MAX) } else { RETRY_MS }
+}
+
 /// False once the broker stops.
-async fn wait<H: Host>(broker: &Broker<H>, stop: &watch::Receiver<bool>) -> bool {
+async fn wait<H: Host>(broker: &Broker<H>, stop: &watch::Receiver<bool>, ms: u64) -> bool {
     let mut stop = stop.clone();
     if *stop.borrow() {
         return false;
     }
     tokio::select! { biased;
         _ = stop.changed() => false,
-        () = broker.host.sleep_until(broker.host.mono().plus_ms(RETRY_MS)) => true,
+        () = broker.host.sleep_until(broker.host.mono().plus_ms(ms)) => true,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_disks_that_take_nothing_are_left_alone_for_longer() {
+        let pauses: Vec<_> =
+            std::iter::successors(Some(next_pause_ms(0, true)), |ms| Some(next_pause_ms(*ms, true)))
+                .take(8)
+                .collect();
+        assert_eq!(pauses, [100, 200, 400, 800, 1_600, 3_200, 3_200, 3_200]);
+        assert_eq!(next_pause_ms(3_200, false), RETRY_MS);
     }
 }

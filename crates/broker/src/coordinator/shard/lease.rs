@@ -2,12 +2,14 @@
 //!
 //! A command that the log would refuse costs its machine: there is no undo, it loads again. What a client or
 //! another coordinator may send at any time (offsets in a transaction, markers) is therefore asked of the log
-//! first, in the machine's turn: nothing can come between the question and the append.
+//! first, in the machine's turn: nothing can come between the question and the append. A marker decides nothing:
+//! if its write fails at once, as on a full disk, the machine has never heard of it. What it deliberately does
+//! not do: take back an append that was left to another thread; if that one fails the machine loads again.
 //!
 //! **Invariants:** whoever holds a lease waits for the log's turn and for nothing else, since nobody else gets
 //! an answer meanwhile; a lease that is dropped, wherever its task ended, gives the role back.
 
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 
 use klamm_coordinator::contract::Coordinator;
 use klamm_log::{AppendError, AppendOrigin};
@@ -18,7 +20,7 @@ use tokio::sync::oneshot;
 use super::{Active, Role, RoleGuard, Shard, Unavailable, Work};
 use crate::host::Host;
 use crate::net::waker::Completion;
-use crate::partition::acks::AppendOwner;
+use crate::partition::append_one::Waiting;
 use crate::partition::{Append, AppendFailure, AppendGroup, AppendResult, Partition, Ticket};
 
 /// The role.
@@ -98,16 +100,20 @@ impl<H: Host, C: Coordinator + Default> Shard<H, C> {
         }
         let active = lease.active();
         let id = marker.header.producer_id;
-        active.end = active.end.plus(1);
-        let (sender, committed) = oneshot::channel();
-        let ack = MarkerAck { commits: self.commits.clone(), sender: Mutex::new(Some(sender)) };
-        let owner: Arc<dyn AppendOwner> = Arc::new(ack);
+        let before = active.end;
+        active.end = before.plus(1);
+        let (owner, committed) = Waiting::begin(Some(self.commits.clone()));
         let slot = active.end.0 as u64;
         let ticket = Ticket { slot, place: (0, 0), waits_for_commit: true };
         let group = AppendGroup { batches: vec![marker], tickets: vec![ticket], origin };
         let mut dirty = None;
         if let Append::Done(mut results) = self.partition.append(host, group, &owner) {
             match results.pop().flatten() {
+                // Nothing was written, and the files are as they were: so is the machine.
+                Some(Err(refused @ AppendFailure::Refused(_))) if !self.partition.is_offline() => {
+                    active.end = before;
+                    return Ok(Err(refused));
+                }
                 Some(result) => {
                     owner.leave(Completion { slot, place: ticket.place, result });
                     owner.wake();
@@ -115,7 +121,7 @@ impl<H: Host, C: Coordinator + Default> Shard<H, C> {
                 None => dirty = Some(self.partition.want_commit(host)),
             }
         }
-        // If it is not in the log, the machine is loaded again.
+        // Should it not be in the log after all, the machine is loaded again.
         active.machine.end_transaction(id, is_commit);
         drop(lease);
         if let Some(dir) = dirty {
@@ -150,29 +156,4 @@ impl<H: Host, C: Coordinator + Default> Shard<H, C> {
         };
         lent.await.map_err(|_| Unavailable::Lost)
     }
-}
-
-/// Tells the shard of a marker as of any append, and who waits for it.
-struct MarkerAck<O> {
-    commits: Arc<O>,
-    sender: Mutex<Option<oneshot::Sender<AppendResult>>>,
-}
-
-impl<O: AppendOwner> AppendOwner for MarkerAck<O> {
-    fn leave(&self, completion: Completion<AppendResult>) {
-        let sender = self.sender.lock().expect("nothing panics in here").take();
-        if let Some(sender) = sender {
-            let _ = sender.send(completion.result.clone());
-        }
-        self.commits.leave(completion);
-    }
-
-    fn wake(&self) {
-        self.commits.wake();
-    }
-
-    // A coordinator's clients wait for their answers: they are the limit.
-    fn add_queued(&self, _bytes: usize) {}
-
-    fn subtract_queued(&self, _bytes: usize) {}
 }
