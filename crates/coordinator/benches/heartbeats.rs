@@ -58,6 +58,7 @@ impl Bench {
             leader_epoch: LeaderEpoch(0),
             image: &self.image,
             settings: &self.settings,
+            batch_bytes_max: 1_048_588,
             random: &|| 0,
         };
         job(&mut self.machine, &cx, &mut self.out);

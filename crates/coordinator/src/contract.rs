@@ -86,6 +86,8 @@ pub struct Ctx<'a, S> {
     pub image: &'a MetadataImage,
     /// The configuration.
     pub settings: &'a S,
+    /// What its topic takes in one batch. A bigger one costs the machine: what a client can make that big is refused.
+    pub batch_bytes_max: usize,
     /// 128 random bits a call, from the host's seeded generator.
     pub random: &'a dyn Fn() -> u128,
 }

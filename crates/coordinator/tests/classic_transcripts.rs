@@ -5,7 +5,7 @@ mod world;
 
 use classic_client::{consumer, instance, member, prompt_world, protocols, subscription, text};
 use insta::assert_snapshot;
-use klamm_coordinator::group::GroupCommand;
+use klamm_coordinator::group::{GroupCommand, GroupReply};
 use klamm_protocol::error_code::ErrorCode;
 use klamm_protocol::messages::consumer_group_heartbeat::ConsumerGroupHeartbeatRequest;
 use klamm_protocol::messages::join_group::JoinGroupRequest;
@@ -17,6 +17,9 @@ use klamm_protocol::messages::offset_delete::{
     OffsetDeleteRequest, OffsetDeleteRequestPartition, OffsetDeleteRequestTopic,
 };
 use klamm_protocol::messages::sync_group::SyncGroupRequest;
+use klamm_protocol::messages::txn_offset_commit::{
+    TxnOffsetCommitRequest, TxnOffsetCommitRequestPartition, TxnOffsetCommitRequestTopic,
+};
 use world::{World, client};
 
 /// Two consumers come within the initial delay, which the second one prolongs.
@@ -583,4 +586,61 @@ fn an_empty_consumer_group_becomes_a_classic_one() {
     assert_eq!(world.heartbeat(&ids[0], 1), ErrorCode::None);
     world.call(GroupCommand::ListGroups { states: Vec::new(), types: Vec::new() });
     assert_snapshot!(world.take_transcript());
+}
+
+#[test]
+fn more_than_one_batch_takes_is_refused_before_it_is_written() {
+    let mut world = prompt_world();
+    let ids = world.stable(&["a"]);
+    let written = world.log.len();
+    world.batch_bytes_max = 100;
+    assert_eq!(world.commit(&ids[0], 1, 10), ErrorCode::UnknownServerError);
+    let partition = TxnOffsetCommitRequestPartition::default();
+    let topic =
+        TxnOffsetCommitRequestTopic { name: text("t"), partitions: vec![partition; 2], ..Default::default() };
+    let request = TxnOffsetCommitRequest {
+        group_id: text("g"),
+        member_id: text(&ids[0]),
+        generation_id: 1,
+        topics: vec![topic],
+        ..Default::default()
+    };
+    let GroupReply::TxnOffsetCommit(answered) =
+        world.call(GroupCommand::TxnOffsetCommit { request, version: 3 })
+    else {
+        panic!("another answer")
+    };
+    let errors: Vec<i16> =
+        answered.topics[0].partitions.iter().map(|partition| partition.error_code).collect();
+    assert_eq!(errors, [ErrorCode::UnknownServerError.code(); 2]);
+    // What the leader assigns: the group begins another round.
+    let joined = world.join("a", member(&ids[0]));
+    world.advance(0);
+    assert_eq!(world.joined(joined).generation_id, 2);
+    let synced = world.sync_as(&ids[0], 2, &ids[0], &ids);
+    assert_eq!(world.synced(synced).error_code, ErrorCode::UnknownServerError.code());
+    assert_eq!(world.heartbeat(&ids[0], 2), ErrorCode::RebalanceInProgress);
+    assert_eq!(world.log.len(), written);
+    world.batch_bytes_max = 1_048_588;
+    let joined = world.join("a", member(&ids[0]));
+    world.advance(0);
+    assert_eq!(world.joined(joined).generation_id, 3);
+    let synced = world.sync_as(&ids[0], 3, &ids[0], &ids);
+    assert_eq!(world.synced(synced).error_code, 0);
+    assert_eq!(world.commit(&ids[0], 3, 10), ErrorCode::None);
+}
+
+#[test]
+fn an_offset_is_deleted_once_however_often_it_is_named() {
+    let mut world = prompt_world();
+    assert_eq!(world.commit("", -1, 10), ErrorCode::None);
+    let written = world.log.len();
+    let partitions = vec![OffsetDeleteRequestPartition { partition_index: 0 }; 1_000];
+    let topics = vec![OffsetDeleteRequestTopic { name: text("t"), partitions }];
+    let request = OffsetDeleteRequest { group_id: text("g"), topics };
+    let GroupReply::OffsetDelete(answered) = world.call(GroupCommand::OffsetDelete(request)) else {
+        panic!("another answer")
+    };
+    assert_eq!((answered.error_code, answered.topics[0].partitions.len()), (0, 1_000));
+    assert_eq!(world.log.len(), written + 1);
 }

@@ -15,10 +15,11 @@ mod stress;
 mod timers;
 
 use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
 use arc_swap::ArcSwap;
-use klamm_cluster::config::{ConfigLayers, ConfigValue};
+use klamm_cluster::config::{ConfigLayers, ConfigValue, TopicConfig};
 use klamm_cluster::image::{MetadataDelta, MetadataImage};
 use klamm_coordinator::contract::Coordinator;
 use klamm_coordinator::group::GroupCoordinator;
@@ -93,6 +94,8 @@ struct World<H: Host, C: Coordinator> {
     effects: Arc<Effects<C::Effect>>,
     codec: Codec,
     load_buffer_bytes: u32,
+    /// What the topic takes in one batch.
+    batch_bytes_max: AtomicUsize,
 }
 
 /// The internal topic that a kind of machine keeps its records in.
@@ -149,7 +152,9 @@ where
         let settings = ArcSwap::from_pointee(C::Settings::from(layers));
         let Memory { topic, codec, load_buffer_bytes } = *memory;
         let effects = Arc::new(Effects::new());
-        let world = Arc::new(World { host, image, settings, effects, codec, load_buffer_bytes });
+        let batch_bytes_max = AtomicUsize::new(batch_bytes_max(&TopicConfig::default()));
+        let world =
+            Arc::new(World { host, image, settings, effects, codec, load_buffer_bytes, batch_bytes_max });
         Self { topic, world, shards: Mutex::default(), stop: watch::channel(false).0 }
     }
 
@@ -161,7 +166,12 @@ where
         }
         let known: Vec<_> = {
             let mut shards = self.shards.lock().expect("nothing panics in here");
-            let partitions = topics.by_name(self.topic).map(|topic| topic.partitions.load_full());
+            let topic = topics.by_name(self.topic);
+            if let Some(topic) = topic {
+                let bytes_max = batch_bytes_max(&topic.config.load());
+                self.world.batch_bytes_max.store(bytes_max, Ordering::Relaxed);
+            }
+            let partitions = topic.map(|topic| topic.partitions.load_full());
             let led: BTreeMap<PartitionIndex, _> = (0..)
                 .map(PartitionIndex)
                 .zip(partitions.iter().flat_map(|partitions| partitions.iter()))
@@ -224,6 +234,10 @@ where
         let _ = self.stop.send(true);
         self.all().iter().for_each(|shard| shard.close());
     }
+}
+
+fn batch_bytes_max(config: &TopicConfig) -> usize {
+    usize::try_from(config.max_message_bytes.min(config.segment_bytes)).unwrap_or(0)
 }
 
 /// Java's `String.hashCode`, as `Utils.abs` makes it a number from 0 on.

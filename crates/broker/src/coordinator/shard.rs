@@ -11,6 +11,7 @@
 mod lease;
 
 use std::collections::{BTreeMap, VecDeque};
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use klamm_cluster::image::MetadataDelta;
@@ -532,7 +533,7 @@ impl<H: Host, C: Coordinator + Default> Shard<H, C> {
     }
 
     fn with_context<T>(&self, job: impl FnOnce(&Ctx<'_, C::Settings>) -> T) -> T {
-        let World { host, image, settings, .. } = &*self.world;
+        let World { host, image, settings, batch_bytes_max, .. } = &*self.world;
         let (image, settings) = (image.load(), settings.load());
         let random = || host.random();
         job(&Ctx {
@@ -541,6 +542,7 @@ impl<H: Host, C: Coordinator + Default> Shard<H, C> {
             leader_epoch: self.partition.leader_epoch(),
             image: &image,
             settings: &settings,
+            batch_bytes_max: batch_bytes_max.load(Ordering::Relaxed),
             random: &random,
         })
     }

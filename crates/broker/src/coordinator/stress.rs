@@ -2,6 +2,7 @@
 #![allow(clippy::disallowed_methods, reason = "the test is about real threads")]
 
 use std::sync::Arc;
+use std::sync::atomic::AtomicUsize;
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
@@ -74,6 +75,7 @@ fn no_timer_is_lost_under_contention() {
             effects: Arc::new(Effects::new()),
             codec: Codec::None,
             load_buffer_bytes: 1024,
+            batch_bytes_max: AtomicUsize::new(usize::MAX),
         });
         let (_stop, stopped) = watch::channel(false);
         let shard = Shard::<RealHost, Bell>::start(world, partition, stopped);
@@ -150,6 +152,7 @@ fn the_role_is_lent_and_comes_back_under_contention() {
             effects: Arc::new(Effects::new()),
             codec: Codec::None,
             load_buffer_bytes: 1024,
+            batch_bytes_max: AtomicUsize::new(usize::MAX),
         });
         let (_stop, stopped) = watch::channel(false);
         let shard = Shard::<RealHost, Scribe>::start(world, partition.clone(), stopped);

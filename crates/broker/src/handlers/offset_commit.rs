@@ -8,6 +8,7 @@
 //! | OFFSET_METADATA_TOO_LARGE | longer than `offset.metadata.max.bytes` |
 //! | UNKNOWN_MEMBER_ID, ILLEGAL_GENERATION, FENCED_INSTANCE_ID, REBALANCE_IN_PROGRESS, STALE_MEMBER_EPOCH | what the group says of the member |
 //! | GROUP_ID_NOT_FOUND | a member of a group that is not there; before version 9 ILLEGAL_GENERATION |
+//! | UNKNOWN_SERVER_ERROR | all of it, with metadata and names, is more than `max.message.bytes` of the internal topic |
 //! | NOT_COORDINATOR, COORDINATOR_LOAD_IN_PROGRESS | not here, or not yet |
 
 use std::sync::Arc;

@@ -3,7 +3,8 @@
 //! - 3: static members. 5: the protocol's type and name are required (KIP-559).
 //!
 //! The answer waits for the leader. Its errors are those of the group, INCONSISTENT_GROUP_PROTOCOL for a type or a
-//! name that is missing, and NOT_COORDINATOR or COORDINATOR_LOAD_IN_PROGRESS.
+//! name that is missing, UNKNOWN_SERVER_ERROR for more than one batch of the internal topic takes, and NOT_COORDINATOR
+//! or COORDINATOR_LOAD_IN_PROGRESS.
 
 use std::sync::Arc;
 

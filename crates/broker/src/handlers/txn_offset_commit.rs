@@ -15,6 +15,7 @@
 //! | TRANSACTION_ABORTABLE, before version 4 INVALID_TXN_STATE | the offsets were not added to the transaction |
 //! | INVALID_TXN_STATE | the transaction ended meanwhile |
 //! | CONCURRENT_TRANSACTIONS | the one before is not wholly ended |
+//! | UNKNOWN_SERVER_ERROR | all of it, with metadata and names, is more than `max.message.bytes` of the internal topic |
 //! | NOT_COORDINATOR, COORDINATOR_NOT_AVAILABLE, COORDINATOR_LOAD_IN_PROGRESS | not here, or not yet |
 
 use std::collections::BTreeMap;

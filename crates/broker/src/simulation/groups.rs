@@ -11,6 +11,7 @@ use klamm_protocol::messages::offset_fetch::{
 
 use super::*;
 
+const UNKNOWN_SERVER_ERROR: i16 = -1;
 const LOADING: i16 = 14;
 
 pub(super) fn few_partitions() -> [String; 1] {
@@ -152,5 +153,35 @@ fn a_commit_that_the_disk_has_no_room_for_is_refused_and_later_ones_go_on() {
         assert_eq!(committed(&host, &mut client, "g").await, Ok(5));
         assert_eq!(commit(&mut client, "g", 7).await, 0);
         assert_eq!(committed(&host, &mut client, "g").await, Ok(7));
+    });
+}
+
+/// A request names a partition as often as it likes; each time costs a record with all the names.
+#[test]
+fn a_commit_that_is_too_large_is_refused_and_costs_no_group_its_coordinator() {
+    sim::run(1, |host| async move {
+        let configs = [&few_partitions()[..], &["message.max.bytes=1000".to_owned()]].concat();
+        let running = start_with(&host, &configs).await.expect("starts");
+        let mut client = Client::connect(&host, &running);
+        client.create_topic("t", 1).await;
+        assert_eq!(find(&mut client, "g").await, (0, 1));
+        assert_eq!(committed(&host, &mut client, "g").await, Ok(-1));
+        for (count, error) in [(11, 0), (12, UNKNOWN_SERVER_ERROR), (100_000, UNKNOWN_SERVER_ERROR)] {
+            let partition = OffsetCommitRequestPartition { committed_offset: count, ..Default::default() };
+            let partitions = vec![partition; count as usize];
+            let topic = OffsetCommitRequestTopic { name: "t".into(), partitions, ..Default::default() };
+            let request = OffsetCommitRequest {
+                group_id: "g".into(),
+                generation_id_or_member_epoch: -1,
+                topics: vec![topic],
+                ..Default::default()
+            };
+            let answered = client.call(&request, 8).await.topics.remove(0).partitions;
+            assert_eq!(answered.len(), count as usize);
+            assert!(answered.iter().all(|partition| partition.error_code == error), "{count} times");
+            // A coordinator that loads again would say so.
+            assert_eq!(commit(&mut client, "other", 1).await, 0);
+        }
+        assert_eq!(committed(&host, &mut client, "g").await, Ok(11));
     });
 }

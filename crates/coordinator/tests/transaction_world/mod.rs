@@ -204,6 +204,7 @@ impl World {
             leader_epoch: self.epoch,
             image: &self.image,
             settings: &self.settings,
+            batch_bytes_max: 1_048_588,
             random: &|| 0,
         };
         call(&mut self.machine, &cx, &mut out);

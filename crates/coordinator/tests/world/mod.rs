@@ -47,6 +47,8 @@ pub struct World {
     pub now: MonoMs,
     pub image: MetadataImage,
     pub settings: GroupSettings,
+    /// What the topic takes.
+    pub batch_bytes_max: usize,
     pub timers: BTreeMap<GroupTimer, MonoMs>,
     /// Asked and not answered yet.
     pub parked: BTreeSet<ReplyKey>,
@@ -74,6 +76,7 @@ impl World {
             now: MonoMs(0),
             image: MetadataImage::default(),
             settings: GroupSettings::from(&ConfigLayers::default()),
+            batch_bytes_max: 1_048_588,
             timers: BTreeMap::new(),
             parked: BTreeSet::new(),
             replies: BTreeMap::new(),
@@ -278,6 +281,7 @@ impl World {
             leader_epoch: LeaderEpoch(0),
             image: &self.image,
             settings: &self.settings,
+            batch_bytes_max: self.batch_bytes_max,
             random: &random,
         };
         call(&mut self.machine, &cx, &mut out);

@@ -9,18 +9,27 @@ use std::sync::Arc;
 use bytes::Bytes;
 use klamm_protocol::messages::consumer_protocol::ConsumerProtocolSubscription;
 use klamm_protocol::messages::group_records::{GroupMetadataKey, GroupMetadataValue};
+use klamm_protocol::records::{BATCH_HEADER_BYTES, BatchBuilder};
 use klamm_protocol::time::WallMs;
 use klamm_protocol::wire::{DecodeError, Decoder, Source, Structure};
 
 use super::member::{Member, text};
 use super::{ClassicGroup, State};
 use crate::group::record::GroupRecord;
+use crate::record::Codec;
 
 /// What Kafka wrote before version 2.1 has no time.
 const NO_TIMESTAMP: i64 = -1;
 
 pub(super) fn group_record(id: &str, value: GroupMetadataValue) -> GroupRecord {
     GroupRecord::GroupMetadata(GroupMetadataKey { group: text(id) }, Some(value))
+}
+
+/// Whether a batch of `bytes_max` has room for it.
+pub(super) fn fits_a_batch(record: &GroupRecord, bytes_max: usize) -> bool {
+    record.encode().is_ok_and(|(key, value)| {
+        BATCH_HEADER_BYTES + BatchBuilder::record_bytes_max(Some(&key), value.as_deref(), &[]) <= bytes_max
+    })
 }
 
 /// A group without members.

@@ -12,7 +12,7 @@ use klamm_protocol::error_code::ErrorCode;
 use klamm_protocol::messages::sync_group::{SyncGroupRequest, SyncGroupRequestAssignment, SyncGroupResponse};
 use klamm_protocol::wire::WireStr;
 
-use super::record::group_record;
+use super::record::{fits_a_batch, group_record};
 use super::{ClassicGroup, ClassicTimer, State, Turn};
 use crate::contract::ReplyKey;
 use crate::group::{Group, GroupCoordinator, GroupCtx, GroupOutcome, GroupReply};
@@ -90,7 +90,11 @@ impl ClassicGroup {
             .iter()
             .map(|assignment| (assignment.member_id.as_str(), &*assignment.assignment))
             .collect();
-        turn.out.write(group_record(turn.id, self.to_value(&by_member)));
+        let record = group_record(turn.id, self.to_value(&by_member));
+        if !fits_a_batch(&record, turn.cx.batch_bytes_max) {
+            return self.refuse_assignments(turn);
+        }
+        turn.out.write(record);
         let waiting: Vec<_> = self
             .members
             .iter_mut()
@@ -103,6 +107,17 @@ impl ClassicGroup {
                 member.renew(turn, &id);
             }
         }
+    }
+
+    /// What the leader said, with what members said of themselves, is more than the topic takes: another round.
+    fn refuse_assignments(&mut self, turn: &mut Turn<'_, '_>) {
+        for (id, member) in &mut self.members {
+            if let Some(key) = member.awaiting_sync.take() {
+                turn.refuse_sync(key, ErrorCode::UnknownServerError);
+                member.renew(turn, id);
+            }
+        }
+        self.prepare_rebalance(turn);
     }
 
     fn note_sync(&mut self, turn: &mut Turn<'_, '_>, id: &str) {

@@ -1,4 +1,8 @@
 //! OffsetCommit and TxnOffsetCommit: who may, and what is written.
+//!
+//! A request may name a partition any number of times: each is written and answered, and the last one counts.
+//! What does not fit one batch is refused as a whole, before any of it is built: a small request may ask for a
+//! lot, since each record says the names of its group and its topic.
 
 use klamm_protocol::error_code::ErrorCode;
 use klamm_protocol::ids::{ProducerEpoch, ProducerId, TopicId, Uuid};
@@ -10,12 +14,15 @@ use klamm_protocol::messages::txn_offset_commit::{
     TxnOffsetCommitRequest, TxnOffsetCommitResponse, TxnOffsetCommitResponsePartition,
     TxnOffsetCommitResponseTopic,
 };
+use klamm_protocol::records::BATCH_HEADER_BYTES;
 use klamm_protocol::wire::WireStr;
 
 use super::super::record::GroupRecord;
 use super::super::{Group, GroupCoordinator, GroupCtx, GroupOutcome};
 use super::{Committer, key};
 
+/// What the record of an offset has beside its group, its topic and its metadata, at most.
+const RECORD_BYTES_MAX: usize = 80;
 /// The retention of a request that asks for none.
 const DEFAULT_RETENTION: i64 = -1;
 /// From this version of OffsetCommit on a group that is not there has an error of its own.
@@ -56,6 +63,11 @@ impl GroupCoordinator {
         {
             group.note_commit(cx, &request.member_id);
         }
+        let wanted = request.topics.iter().flat_map(|topic| {
+            let metadata = topic.partitions.iter().map(|partition| partition.committed_metadata.as_ref());
+            metadata.map(|metadata| (&*topic.name, metadata))
+        });
+        let refused = refused.or_else(|| refuse_too_large(cx, &request.group_id, wanted));
         let expire_timestamp = match request.retention_time_ms {
             DEFAULT_RETENTION => -1,
             retention_ms => cx.wall.0.saturating_add(retention_ms),
@@ -117,6 +129,11 @@ impl GroupCoordinator {
             }
             Err(error) => Some(error),
         };
+        let wanted = request.topics.iter().flat_map(|topic| {
+            let metadata = topic.partitions.iter().map(|partition| partition.committed_metadata.as_ref());
+            metadata.map(|metadata| (&*topic.name, metadata))
+        });
+        let refused = refused.or_else(|| refuse_too_large(cx, &request.group_id, wanted));
         out.transaction = Some((ProducerId(request.producer_id), ProducerEpoch(request.producer_epoch)));
         let mut topics = Vec::with_capacity(request.topics.len());
         for topic in &request.topics {
@@ -166,10 +183,29 @@ impl GroupCoordinator {
     }
 }
 
+/// The error for all that is `wanted`, topics and metadata, if one batch may be too small for it.
+fn refuse_too_large<'a>(
+    cx: &GroupCtx<'_>,
+    group: &str,
+    wanted: impl Iterator<Item = (&'a str, Option<&'a WireStr>)>,
+) -> Option<ErrorCode> {
+    let sizes = wanted.filter(|(_, metadata)| !metadata.is_some_and(|text| is_too_long(cx, text))).map(
+        |(topic, metadata)| {
+            RECORD_BYTES_MAX + group.len() + topic.len() + metadata.map_or(0, |text| text.len())
+        },
+    );
+    // What Kafka's coordinator answers for a batch that its log does not take.
+    (BATCH_HEADER_BYTES + sizes.sum::<usize>() > cx.batch_bytes_max).then_some(ErrorCode::UnknownServerError)
+}
+
+/// In units of UTF-16, as Java counts.
+fn is_too_long(cx: &GroupCtx<'_>, metadata: &WireStr) -> bool {
+    metadata.encode_utf16().count() > cx.settings.offset_metadata_bytes_max
+}
+
 fn write(cx: &GroupCtx<'_>, group: &str, commit: &Commit<'_>, out: &mut GroupOutcome) -> ErrorCode {
     let metadata = commit.metadata.cloned().unwrap_or_default();
-    // In units of UTF-16, as Java counts.
-    if metadata.encode_utf16().count() > cx.settings.offset_metadata_bytes_max {
+    if is_too_long(cx, &metadata) {
         return ErrorCode::OffsetMetadataTooLarge;
     }
     let value = OffsetCommitValue {
@@ -182,4 +218,34 @@ fn write(cx: &GroupCtx<'_>, group: &str, commit: &Commit<'_>, out: &mut GroupOut
     };
     out.write(GroupRecord::OffsetCommit(key(group, commit.topic, commit.partition), Some(value)));
     ErrorCode::None
+}
+
+#[cfg(test)]
+mod tests {
+    use klamm_protocol::records::BatchBuilder;
+
+    use super::*;
+    use crate::record::Codec;
+
+    #[test]
+    fn no_record_of_an_offset_is_bigger_than_it_is_taken_for() {
+        for (expire_timestamp, names) in [(-1, 0), (5, 0), (-1, 249), (5, 249), (-1, 30_000)] {
+            let text = WireStr::from("n".repeat(names));
+            let value = OffsetCommitValue {
+                offset: i64::MAX,
+                leader_epoch: i32::MAX,
+                metadata: text.clone(),
+                commit_timestamp: i64::MAX,
+                expire_timestamp,
+                topic_id: Uuid(u128::MAX),
+            };
+            let record = GroupRecord::OffsetCommit(key(&text, &text, i32::MAX), Some(value));
+            let (key, value) = record.encode().expect("encodes");
+            let mut batch = BatchBuilder::new();
+            (0..1_000).for_each(|_| batch.push(1, Some(&key), value.as_deref(), &[]));
+            let (bytes, taken_for) =
+                (batch.build().len(), BATCH_HEADER_BYTES + 1_000 * (RECORD_BYTES_MAX + 3 * names));
+            assert!(bytes <= taken_for && taken_for - bytes < 40_000, "{bytes} of {taken_for}");
+        }
+    }
 }

@@ -3,6 +3,7 @@
 //! An offset of a topic that a member reads stays. Without members it is as old as the group's
 //! emptiness or, in a group that only commits, as its commit.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use klamm_cluster::image::TopicImage;
@@ -118,6 +119,9 @@ impl GroupCoordinator {
             Some(group) => group,
         };
         let offsets = self.offsets.group(id);
+        out.is_divisible = true;
+        // A request may name a partition any number of times.
+        let mut gone = BTreeSet::new();
         let topics = request.topics.iter().map(|topic| {
             let is_read = group.is_subscribed_to(&topic.name);
             let partitions = topic.partitions.iter().map(|partition| {
@@ -126,7 +130,7 @@ impl GroupCoordinator {
                     offsets.committed.contains(&topic.name, index)
                         || offsets.open.contains(&topic.name, index)
                 });
-                if !is_read && is_there {
+                if !is_read && is_there && gone.insert((topic.name.as_str(), index)) {
                     out.write(tombstone(id, &topic.name, index));
                 }
                 let error = if is_read { ErrorCode::GroupSubscribedToTopic } else { ErrorCode::None };
