@@ -11,7 +11,7 @@ use klamm_protocol::time::WallMs;
 
 use crate::active::SegmentShape;
 use crate::error::AppendError;
-use crate::limits::LogPosition;
+use crate::limits::{LogPosition, OFFSET_MAX};
 use crate::log::Log;
 use crate::marker::end_marker;
 use crate::producer::{AppendCheck, EndMarker, ProducerEntry, ProducerState, check_batch};
@@ -185,6 +185,13 @@ impl Log {
         } else {
             header.base_offset = progress.next_offset;
             header.leader_epoch = context.leader_epoch;
+        }
+        if header.next_offset() > OFFSET_MAX {
+            return Err(AppendError::InvalidBatch(format!(
+                "behind it {} would end at offset {}, and there is none beyond {OFFSET_MAX}",
+                self.name,
+                header.next_offset()
+            )));
         }
         let marker = end_marker(&header, &batch.bytes);
         if header.attributes.is_control() && context.origin == AppendOrigin::Client {

@@ -3,7 +3,7 @@
 mod support;
 
 use klamm_log::disk::{Disk, DiskOperation, MemoryDisk};
-use klamm_log::{Log, LogConfig, LogError, OpenLog};
+use klamm_log::{AppendError, Log, LogConfig, LogError, OpenLog};
 use klamm_protocol::ids::{LeaderEpoch, Offset, TopicId, Uuid};
 use support::*;
 
@@ -230,4 +230,24 @@ fn offsets_that_cannot_be_counted_on_from_are_none() {
     let (log, report) = reopen_unclean(&disk, small_config(), Offset(0));
     assert_eq!(log.view().limits().end.offset, Offset(0));
     assert!(!report.truncations.is_empty(), "{report:?}");
+}
+
+#[test]
+fn nothing_is_appended_that_no_start_would_believe() {
+    const LAST: i64 = 1 << 62;
+    let disk = MemoryDisk::new();
+    let mut log = create(&disk, small_config());
+    log.truncate_fully_and_start_at(Offset(LAST - 2), NOW).unwrap();
+    let results = append(&mut log, &[plain(&[1, 2]), plain(&[3])]);
+    assert!(results[0].is_ok());
+    assert!(matches!(&results[1], Err(AppendError::InvalidBatch(_))), "{:?}", results[1]);
+    log.close().unwrap();
+    let open = OpenLog {
+        log_start: Offset(LAST - 2),
+        recovery_point: Offset(LAST),
+        ..open_with(&disk, small_config())
+    };
+    let (log, report) = Log::open(open).unwrap();
+    assert!(report.corrupt.is_empty(), "{report:?}");
+    assert_eq!(log.view().limits().end.offset, Offset(LAST));
 }
