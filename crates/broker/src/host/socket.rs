@@ -7,14 +7,11 @@
     reason = "implements Transport on real sockets"
 )]
 
-use std::future::Future;
 use std::io::{self, IoSlice};
 use std::net::SocketAddr;
-use std::pin::pin;
-use std::task::{Context, Poll, Waker};
 
 use bytes::BytesMut;
-use tokio::io::{AsyncReadExt, Interest as TokioInterest};
+use tokio::io::Interest as TokioInterest;
 
 use super::{Interest, Listener, OutPart, OutQueue, Sent, Transport};
 
@@ -63,14 +60,7 @@ pub struct TcpTransport(tokio::net::TcpStream);
 
 impl Transport for TcpTransport {
     fn try_read(&mut self, into: &mut BytesMut) -> io::Result<usize> {
-        // A read that does not fill the room has emptied the socket: tokio then waits for the next event,
-        // and the system call that would only say so is not made. Nobody is woken by this poll, but whoever
-        // waits for the socket to be ready.
-        let mut context = Context::from_waker(Waker::noop());
-        match pin!(self.0.read_buf(into)).poll(&mut context) {
-            Poll::Ready(result) => result,
-            Poll::Pending => Err(io::ErrorKind::WouldBlock.into()),
-        }
+        self.0.try_read_buf(into)
     }
 
     fn try_send(&mut self, queue: &mut OutQueue, bytes_max: usize) -> io::Result<Sent> {
