@@ -136,7 +136,7 @@ fn deleted_records_are_gone_and_the_epochs_follow() {
 
 #[test]
 fn a_batch_beyond_the_segment_size_and_a_gap_in_replication_are_refused() {
-    use klamm_log::{AppendError, AppendOrigin};
+    use klamm_log::AppendOrigin;
     let disk = MemoryDisk::new();
     let config = LogConfig { segment_bytes: 200, ..small_config() };
     let mut log = create(&disk, config);

@@ -272,8 +272,15 @@ impl Producer {
     }
 
     async fn shall_retry(&mut self, code: i16) -> Result<bool> {
-        let is_too_early =
-            code == ErrorCode::ConcurrentTransactions.code() || code == ErrorCode::NotEnoughReplicas.code();
+        // The last of these: the topic was just created.
+        let is_too_early = matches!(
+            ErrorCode::from_code(code),
+            Some(
+                ErrorCode::ConcurrentTransactions
+                    | ErrorCode::NotEnoughReplicas
+                    | ErrorCode::NotLeaderOrFollower
+            )
+        );
         if !is_too_early {
             expect_success("write", code)?;
             return Ok(false);
