@@ -177,12 +177,6 @@ impl<H: Host> Broker<H> {
         }
     }
 
-    /// `transaction.partition.verification.enable`.
-    pub(crate) fn verifies_transactions(&self) -> bool {
-        let enabled = self.layers.load().value("transaction.partition.verification.enable");
-        enabled != Some(ConfigValue::Boolean(false))
-    }
-
     /// `connections.max.idle.ms`; a negative value is "never".
     pub(crate) fn idle_ms_max(&self) -> u64 {
         u64::try_from(self.config.connections_max_idle_ms).unwrap_or(u64::MAX)

@@ -12,11 +12,11 @@ use klamm_protocol::error_code::ErrorCode;
 use klamm_protocol::ids::{ProducerEpoch, ProducerId};
 use klamm_protocol::messages::add_offsets_to_txn::{AddOffsetsToTxnRequest, AddOffsetsToTxnResponse};
 
-use super::add_partitions_to_txn::add_to;
 use super::{Frame, Handled};
 use crate::broker::Broker;
 use crate::coordinator::OFFSETS_TOPIC;
 use crate::host::Host;
+use crate::transactions;
 
 /// From here on a client knows PRODUCER_FENCED.
 const FENCED_VERSION_MIN: i16 = 2;
@@ -40,5 +40,6 @@ async fn add<H: Host>(broker: &Broker<H>, request: &AddOffsetsToTxnRequest) -> R
     partitions.insert(OFFSETS_TOPIC, partition.ok_or(ErrorCode::CoordinatorNotAvailable)?);
     let producer =
         Producer { id: ProducerId(request.producer_id), epoch: ProducerEpoch(request.producer_epoch) };
-    add_to(broker, &request.transactional_id, producer, partitions, false).await
+    // Whoever sends this has no epoch for each transaction.
+    transactions::add(broker, &request.transactional_id, producer, partitions, 0).await
 }

@@ -19,9 +19,7 @@
 
 use std::sync::Arc;
 
-use klamm_coordinator::transaction::{
-    AddPartitions, EPOCH_BUMP_LEVEL, Partitions, Producer, TransactionCommand, TransactionReply,
-};
+use klamm_coordinator::transaction::{EPOCH_BUMP_LEVEL, Partitions, Producer};
 use klamm_protocol::error_code::ErrorCode;
 use klamm_protocol::ids::{PartitionIndex, ProducerEpoch, ProducerId};
 use klamm_protocol::messages::add_partitions_to_txn::{
@@ -34,7 +32,7 @@ use super::{Frame, Handled};
 use crate::broker::Broker;
 use crate::host::Host;
 use crate::topic_names::is_internal;
-use crate::transactions::{VerifyMode, ask, verify};
+use crate::transactions::{VerifyMode, add, verify};
 
 /// From here on a client knows PRODUCER_FENCED.
 const FENCED_VERSION_MIN: i16 = 2;
@@ -53,7 +51,7 @@ pub(crate) fn handle<H: Host>(broker: &Arc<Broker<H>>, mut frame: Frame) -> Hand
             for transaction in &request.transactions {
                 results_by_transaction.push(AddPartitionsToTxnResult {
                     transactional_id: transaction.transactional_id.clone(),
-                    topic_results: add(&broker, transaction, meta.version).await,
+                    topic_results: add_all(&broker, transaction, meta.version).await,
                     ..Default::default()
                 });
             }
@@ -67,12 +65,12 @@ pub(crate) fn handle<H: Host>(broker: &Arc<Broker<H>>, mut frame: Frame) -> Hand
             topics: request.v3_and_below_topics,
             ..Default::default()
         };
-        let results_by_topic_v3_and_below = add(&broker, &transaction, meta.version).await;
+        let results_by_topic_v3_and_below = add_all(&broker, &transaction, meta.version).await;
         meta.reply(&AddPartitionsToTxnResponse { results_by_topic_v3_and_below, ..Default::default() })
     }))
 }
 
-async fn add<H: Host>(
+async fn add_all<H: Host>(
     broker: &Broker<H>,
     transaction: &AddPartitionsToTxnTransaction,
     version: i16,
@@ -149,31 +147,9 @@ async fn ask_coordinator<H: Host>(
     if transaction.verify_only {
         return verify(broker, transactional_id, producer, partitions, VerifyMode::Verify).await;
     }
-    add_to(broker, transactional_id, producer, partitions, version >= BATCH_VERSION_MIN).await?;
+    let client_version = if version >= BATCH_VERSION_MIN { EPOCH_BUMP_LEVEL } else { 0 };
+    add(broker, transactional_id, producer, partitions, client_version).await?;
     Ok(Partitions::default())
-}
-
-/// Lets partitions join; also for AddOffsetsToTxn.
-pub(super) async fn add_to<H: Host>(
-    broker: &Broker<H>,
-    transactional_id: &str,
-    producer: Producer,
-    partitions: Partitions,
-    has_epoch_bump: bool,
-) -> Result<(), ErrorCode> {
-    if transactional_id.is_empty() {
-        return Err(ErrorCode::InvalidRequest);
-    }
-    let command = TransactionCommand::AddPartitions(AddPartitions {
-        transactional_id: transactional_id.into(),
-        producer,
-        partitions,
-        client_version: if has_epoch_bump { EPOCH_BUMP_LEVEL } else { 0 },
-    });
-    match ask(broker, transactional_id, command).await? {
-        TransactionReply::AddPartitions(result) => result,
-        other => unreachable!("{other:?} answers AddPartitions"),
-    }
 }
 
 fn results(

@@ -25,6 +25,7 @@ use crate::log_dirs::{LogDirs, Marked, Wanted};
 use crate::partition::registry::{Topic, TopicIndex};
 use crate::partition::{FlushPolicy, Partition};
 use crate::topic_names::is_internal;
+use crate::transactions;
 
 /// What every part of the broker reads, and only the applier writes.
 #[derive(Clone)]
@@ -313,12 +314,7 @@ impl<H: Host> Applier<H> {
             is_compacted: config.cleanup_policy.compact,
             is_prefilled: config.durability == Durability::Flushed,
             producer_id_expiration_ms: self.producer_id_expiration_ms(),
-            verifies_transactions: self
-                .published
-                .layers
-                .load()
-                .value("transaction.partition.verification.enable")
-                != Some(ConfigValue::Boolean(false)),
+            verifies_transactions: transactions::are_verified(&self.published.layers.load()),
         }
     }
 }

@@ -1,8 +1,9 @@
 //! One connection: reads, cuts frames, hands them to the handlers, sends answers in order.
 //!
 //! Only consecutive Produce requests overlap: what one read brought of them is handled
-//! as one group. Every other API, and a Produce that must be verified first, is a barrier that starts when all earlier requests
-//! have been answered and ends before the next begins, as Kafka handles one at a time.
+//! as one group. Every other API, and a Produce that must be verified first, is a barrier that
+//! starts when all earlier requests have been answered and ends before the next begins, as
+//! Kafka handles one at a time.
 //!
 //! **Invariants:** a turn handles at most [`TURN_FRAMES_MAX`] frames and sends at most
 //! [`TURN_BYTES_MAX`]; nothing is read while [`slots::SLOTS_MAX`] requests are under way

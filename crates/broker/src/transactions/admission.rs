@@ -13,7 +13,7 @@ use klamm_coordinator::transaction::{Partitions, Producer};
 use klamm_log::{AppendError, TransactionClaim, VerificationTicket};
 use klamm_protocol::error_code::ErrorCode;
 
-use super::{VerifyMode, verify};
+use super::{VerifyMode, are_verified, verify};
 use crate::broker::Broker;
 use crate::host::Host;
 use crate::partition::Partition;
@@ -48,7 +48,7 @@ impl ClientLevel {
 
     /// Whether anybody is asked at all.
     pub(crate) fn asks<H: Host>(self, broker: &Broker<H>) -> bool {
-        self == Self::AddsPartitions || broker.verifies_transactions()
+        self == Self::AddsPartitions || are_verified(&broker.layers.load())
     }
 }
 

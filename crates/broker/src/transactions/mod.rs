@@ -10,6 +10,7 @@ pub(crate) mod performer;
 
 use std::sync::Arc;
 
+use klamm_cluster::config::{ConfigLayers, ConfigValue};
 use klamm_coordinator::transaction::{
     AddPartitions, EPOCH_BUMP_LEVEL, Partitions, Producer, TransactionCommand, TransactionReply,
 };
@@ -18,6 +19,11 @@ use klamm_protocol::ids::ProducerId;
 
 use crate::broker::Broker;
 use crate::host::Host;
+
+/// `transaction.partition.verification.enable`, as the log and who asks for it must read alike.
+pub(crate) fn are_verified(layers: &ConfigLayers) -> bool {
+    layers.value("transaction.partition.verification.enable") != Some(ConfigValue::Boolean(false))
+}
 
 /// What a partition's leader asks about the transaction of a batch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -66,28 +72,37 @@ pub(crate) async fn verify<H: Host>(
     partitions: Partitions,
     mode: VerifyMode,
 ) -> Result<Partitions, ErrorCode> {
-    if transactional_id.is_empty() {
-        return Err(ErrorCode::InvalidRequest);
+    if mode == VerifyMode::Add {
+        add(broker, transactional_id, producer, partitions, EPOCH_BUMP_LEVEL).await?;
+        return Ok(Partitions::default());
     }
-    let id: Arc<str> = transactional_id.into();
-    let command = match mode {
-        VerifyMode::Verify => {
-            TransactionCommand::VerifyPartitions { transactional_id: id, producer, partitions }
-        }
-        VerifyMode::Add => TransactionCommand::AddPartitions(AddPartitions {
-            transactional_id: id,
-            producer,
-            partitions,
-            client_version: EPOCH_BUMP_LEVEL,
-        }),
-    };
+    let id = not_empty(transactional_id)?;
+    let command = TransactionCommand::VerifyPartitions { transactional_id: id, producer, partitions };
     match ask(broker, transactional_id, command).await? {
-        TransactionReply::VerifyPartitions(result) => {
-            let mut missing = Partitions::default();
-            result?.iter().for_each(|(topic, partition)| missing.insert(topic, *partition));
-            Ok(missing)
-        }
-        TransactionReply::AddPartitions(result) => result.map(|()| Partitions::default()),
+        TransactionReply::VerifyPartitions(missing) => missing,
         other => unreachable!("{other:?} answers a verification"),
     }
+}
+
+/// Lets `partitions` join the transaction of `producer`, whose client follows `client_version`.
+///
+/// # Errors
+/// The coordinator's, for all of them.
+pub(crate) async fn add<H: Host>(
+    broker: &Broker<H>,
+    transactional_id: &str,
+    producer: Producer,
+    partitions: Partitions,
+    client_version: i16,
+) -> Result<(), ErrorCode> {
+    let id = not_empty(transactional_id)?;
+    let request = AddPartitions { transactional_id: id, producer, partitions, client_version };
+    match ask(broker, transactional_id, TransactionCommand::AddPartitions(request)).await? {
+        TransactionReply::AddPartitions(result) => result,
+        other => unreachable!("{other:?} answers AddPartitions"),
+    }
+}
+
+fn not_empty(transactional_id: &str) -> Result<Arc<str>, ErrorCode> {
+    if transactional_id.is_empty() { Err(ErrorCode::InvalidRequest) } else { Ok(transactional_id.into()) }
 }

@@ -31,8 +31,8 @@ use crate::host::Host;
 const RETRY_MS: u64 = 100;
 /// Each try that no disk takes doubles the next pause up to here: a full disk stays full for a while.
 const STORAGE_RETRY_MS_MAX: u64 = 3_200;
-/// How many tries fail between two lines in the log.
-const TRIES_PER_COMPLAINT: u32 = 600;
+/// How long tries fail between two lines in the log.
+const COMPLAINT_MS: u64 = 60_000;
 
 /// The transactional ids whose markers are being written, and whether they were wanted again meanwhile.
 type UnderWay = Arc<Mutex<BTreeMap<Arc<str>, bool>>>;
@@ -145,7 +145,7 @@ async fn write_markers<H: Host>(broker: &Broker<H>, markers: Markers, stop: &wat
     };
     let mut left: Vec<(Arc<str>, PartitionIndex)> =
         partitions.iter().map(|(topic, partition)| (topic.clone(), partition)).collect();
-    let mut try_count = 0;
+    let mut complains_at = broker.host.mono();
     let mut pause_ms = 0;
     while !left.is_empty() {
         // The appends of a chunk before the first wait: one flush covers them.
@@ -155,10 +155,12 @@ async fn write_markers<H: Host>(broker: &Broker<H>, markers: Markers, stop: &wat
             .cloned()
             .map(|(topic, partition)| async move { write_marker(broker, &topic, partition, marker).await });
         let results = in_chunks(writes).await;
-        let mut failed = results.into_iter().zip(left);
-        left = Vec::new();
+        let complains = broker.host.mono() >= complains_at;
+        if complains {
+            complains_at = broker.host.mono().plus_ms(COMPLAINT_MS);
+        }
         let mut is_storage_only = true;
-        for (result, (topic, partition)) in failed.by_ref() {
+        for (result, (topic, partition)) in results.into_iter().zip(std::mem::take(&mut left)) {
             match result {
                 Ok(()) | Err(MarkerError::UnknownPartition) => {}
                 Err(MarkerError::Refused(error)) => {
@@ -166,10 +168,11 @@ async fn write_markers<H: Host>(broker: &Broker<H>, markers: Markers, stop: &wat
                     tracing::warn!(%transactional_id, %topic, %partition, %error, "a partition refuses a marker");
                 }
                 Err(MarkerError::Unavailable(error)) => {
-                    if try_count % TRIES_PER_COMPLAINT == 0 {
+                    if complains {
                         tracing::warn!(
                             %transactional_id, %topic, %partition, %error,
-                            "a transaction waits for this partition: it is tried again and again"
+                            "a transaction cannot end before this partition takes its marker: it is tried \
+                             again and again; free space, or look at the disk and its log directory"
                         );
                     }
                     is_storage_only &= error == ErrorCode::KafkaStorageError;
@@ -178,7 +181,6 @@ async fn write_markers<H: Host>(broker: &Broker<H>, markers: Markers, stop: &wat
             }
         }
         if !left.is_empty() {
-            try_count += 1;
             pause_ms = next_pause_ms(pause_ms, is_storage_only);
             if !wait(broker, stop, pause_ms).await {
                 return;

@@ -28,7 +28,7 @@ use std::sync::Arc;
 use klamm_cluster::features::TRANSACTION_VERSION;
 use klamm_cluster::image::MetadataDelta;
 use klamm_protocol::error_code::ErrorCode;
-use klamm_protocol::ids::{LeaderEpoch, Offset, PartitionIndex, ProducerEpoch, ProducerId};
+use klamm_protocol::ids::{LeaderEpoch, Offset, ProducerEpoch, ProducerId};
 
 pub use list::{ListedTransaction, TransactionFilter};
 pub use record::TransactionRecord;
@@ -136,7 +136,7 @@ pub enum TransactionReply {
     /// To [`TransactionCommand::AddPartitions`].
     AddPartitions(Result<(), ErrorCode>),
     /// To [`TransactionCommand::VerifyPartitions`]: those that are not in the transaction.
-    VerifyPartitions(Result<Vec<(Arc<str>, PartitionIndex)>, ErrorCode>),
+    VerifyPartitions(Result<Partitions, ErrorCode>),
     /// To [`TransactionCommand::EndTxn`]: with whom the client goes on; nobody where it keeps its epoch.
     EndTxn(Result<Producer, ErrorCode>),
     /// To [`TransactionCommand::Markers`]: none if the transaction is complete.

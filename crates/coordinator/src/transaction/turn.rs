@@ -8,7 +8,7 @@ use std::borrow::Cow;
 use std::sync::Arc;
 
 use klamm_protocol::error_code::ErrorCode;
-use klamm_protocol::ids::{Offset, PartitionIndex, ProducerEpoch, ProducerId};
+use klamm_protocol::ids::{Offset, ProducerEpoch, ProducerId};
 
 use super::state::{EPOCH_BUMP_LEVEL, Ending, Partitions, Producer, Transaction};
 use super::transition::{self, End, Initialization, Refusal, Wanted};
@@ -130,20 +130,21 @@ impl<'a> Turn<'a> {
         Ok(())
     }
 
-    fn verify(
-        &self,
-        producer: Producer,
-        partitions: &Partitions,
-    ) -> Result<Vec<(Arc<str>, PartitionIndex)>, Refusal> {
+    /// Those that are not in the transaction.
+    fn verify(&self, producer: Producer, partitions: &Partitions) -> Result<Partitions, Refusal> {
         let current = self.known()?;
         transition::check_producer(current, producer)?;
         if current.state.prepared().is_some() {
             // Who writes outside its transaction does not get better by waiting.
             return Err(ErrorCode::ConcurrentTransactions.into());
         }
-        let missing =
-            partitions.iter().filter(|(topic, partition)| !current.partitions.contains(topic, *partition));
-        Ok(missing.map(|(topic, partition)| (topic.clone(), partition)).collect())
+        let mut missing = Partitions::default();
+        for (topic, partition) in partitions.iter() {
+            if !current.partitions.contains(topic, partition) {
+                missing.insert(topic, partition);
+            }
+        }
+        Ok(missing)
     }
 
     fn end(&mut self, request: &EndTxn) -> Result<Producer, Refusal> {
