@@ -148,7 +148,7 @@ pub(crate) fn produce_request(topic: &str, partition: i32, records: Bytes) -> Pr
 pub(crate) fn batch(values: &[&str]) -> Bytes {
     let mut builder = BatchBuilder::new();
     for value in values {
-        builder.push(1_767_225_600_000, None, Some(value.as_bytes()), &[]);
+        builder.push(sim::WALL_START_MS, None, Some(value.as_bytes()), &[]);
     }
     builder.build()
 }

@@ -27,6 +27,24 @@ const ASKERS: usize = 8;
 const ROUNDS: usize = 300;
 const YIELDS: usize = 20;
 
+fn on_threads(test: impl Future<Output = ()>) {
+    let runtime =
+        tokio::runtime::Builder::new_multi_thread().worker_threads(4).enable_all().build().expect("threads");
+    runtime.block_on(test);
+}
+
+fn world<C: Coordinator<Settings = ()>>(host: RealHost) -> Arc<World<RealHost, C>> {
+    Arc::new(World {
+        host,
+        image: Arc::default(),
+        settings: ArcSwap::from_pointee(()),
+        effects: Arc::new(Effects::new()),
+        codec: Codec::None,
+        load_buffer_bytes: 1024,
+        batch_bytes_max: AtomicUsize::new(usize::MAX),
+    })
+}
+
 /// Answers when a timer fires that is due at once.
 #[derive(Default)]
 struct Bell;
@@ -63,22 +81,11 @@ impl Coordinator for Bell {
 /// Every round ends with nobody there whose next command would wake the shard's task by chance.
 #[test]
 fn no_timer_is_lost_under_contention() {
-    let runtime =
-        tokio::runtime::Builder::new_multi_thread().worker_threads(4).enable_all().build().expect("threads");
-    runtime.block_on(async {
+    on_threads(async {
         let disk = MemoryDisk::new();
         let partition = partition_in(&directory_on(&disk), &disk, 0, Durability::PageCache);
-        let world = Arc::new(World {
-            host: RealHost::new(),
-            image: Arc::default(),
-            settings: ArcSwap::from_pointee(()),
-            effects: Arc::new(Effects::new()),
-            codec: Codec::None,
-            load_buffer_bytes: 1024,
-            batch_bytes_max: AtomicUsize::new(usize::MAX),
-        });
         let (_stop, stopped) = watch::channel(false);
-        let shard = Shard::<RealHost, Bell>::start(world, partition, stopped);
+        let shard = Shard::<RealHost, Bell>::start(world(RealHost::new()), partition, stopped);
         for round in 0..ROUNDS {
             let askers: Vec<_> = (0..ASKERS)
                 .map(|_| {
@@ -139,23 +146,12 @@ fn marker(coordinator_epoch: i32) -> ValidatedBatch {
 /// the machine, and all get an answer.
 #[test]
 fn the_role_is_lent_and_comes_back_under_contention() {
-    let runtime =
-        tokio::runtime::Builder::new_multi_thread().worker_threads(4).enable_all().build().expect("threads");
-    runtime.block_on(async {
+    on_threads(async {
         let disk = MemoryDisk::new();
         let partition = partition_in(&directory_on(&disk), &disk, 0, Durability::PageCache);
         let host = RealHost::new();
-        let world = Arc::new(World {
-            host: host.clone(),
-            image: Arc::default(),
-            settings: ArcSwap::from_pointee(()),
-            effects: Arc::new(Effects::new()),
-            codec: Codec::None,
-            load_buffer_bytes: 1024,
-            batch_bytes_max: AtomicUsize::new(usize::MAX),
-        });
         let (_stop, stopped) = watch::channel(false);
-        let shard = Shard::<RealHost, Scribe>::start(world, partition.clone(), stopped);
+        let shard = Shard::<RealHost, Scribe>::start(world(host.clone()), partition.clone(), stopped);
         while shard.ask(false).await == Err(Unavailable::Loading) {
             tokio::task::yield_now().await;
         }

@@ -22,7 +22,7 @@ use super::{DirPressure, Host, Interest, Listener, OutPart, OutQueue, Pool, Sent
 /// Bytes a simulated socket holds before the sender must wait.
 const PIPE_BYTES_MAX: usize = 64 * 1024;
 /// The wall's clock when a simulation starts: 2026-01-01 UTC.
-const WALL_START_MS: i64 = 1_767_225_600_000;
+pub(crate) const WALL_START_MS: i64 = 1_767_225_600_000;
 
 /// Everything one simulated world shares.
 struct World {

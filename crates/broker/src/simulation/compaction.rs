@@ -30,7 +30,7 @@ async fn fill(client: &mut Client, topic: &str, rounds: std::ops::Range<i32>) {
         for key in 0..5 {
             let mut builder = BatchBuilder::new();
             let value = format!("{key}={round} {}", "x".repeat(60));
-            builder.push(1_767_225_600_000, Some(&[key]), Some(value.as_bytes()), &[]);
+            builder.push(sim::WALL_START_MS, Some(&[key]), Some(value.as_bytes()), &[]);
             base_offset(&client.call(&produce_request(topic, 0, builder.build()), 9).await);
         }
     }

@@ -44,8 +44,8 @@ pub(super) async fn commit(client: &mut Client, group: &str, offset: i64) -> i16
     client.call(&request, 8).await.topics[0].partitions[0].error_code
 }
 
-/// The committed offset, asked for until its coordinator has loaded.
-pub(super) async fn committed(host: &SimHost, client: &mut Client, group: &str) -> Result<i64, i16> {
+/// Of `t-0`.
+pub(super) fn offset_request(group: &str, require_stable: bool) -> OffsetFetchRequest {
     let topic =
         OffsetFetchRequestTopics { name: "t".into(), partition_indexes: vec![0], ..Default::default() };
     let asked = OffsetFetchRequestGroup {
@@ -53,7 +53,12 @@ pub(super) async fn committed(host: &SimHost, client: &mut Client, group: &str) 
         topics: Some(vec![topic]),
         ..Default::default()
     };
-    let request = OffsetFetchRequest { groups: vec![asked], ..Default::default() };
+    OffsetFetchRequest { groups: vec![asked], require_stable, ..Default::default() }
+}
+
+/// The committed offset, asked for until its coordinator has loaded.
+pub(super) async fn committed(host: &SimHost, client: &mut Client, group: &str) -> Result<i64, i16> {
+    let request = offset_request(group, false);
     loop {
         let response = client.call(&request, 8).await;
         match response.groups[0].error_code {
@@ -62,6 +67,13 @@ pub(super) async fn committed(host: &SimHost, client: &mut Client, group: &str) 
             error => return Err(error),
         }
     }
+}
+
+/// Topic `t`, and group `g` with a coordinator that has loaded.
+pub(super) async fn prepare(host: &SimHost, client: &mut Client) {
+    client.create_topic("t", 1).await;
+    assert_eq!(find(client, "g").await, (0, 1));
+    assert_eq!(committed(host, client, "g").await, Ok(-1));
 }
 
 #[test]
@@ -84,9 +96,7 @@ fn a_committed_offset_survives_a_power_cut_and_a_clean_stop() {
         sim::run_on(1, disk.clone(), move |host| async move {
             let running = start_with(&host, &few_partitions()).await.expect("starts");
             let mut client = Client::connect(&host, &running);
-            client.create_topic("t", 1).await;
-            assert_eq!(find(&mut client, "g").await, (0, 1));
-            assert_eq!(committed(&host, &mut client, "g").await, Ok(-1));
+            prepare(&host, &mut client).await;
             for offset in [5, 7, 6] {
                 assert_eq!(commit(&mut client, "g", offset).await, 0);
             }
@@ -123,9 +133,7 @@ fn a_deleted_topic_takes_its_offsets_with_it() {
     sim::run(1, |host| async move {
         let running = start_with(&host, &few_partitions()).await.expect("starts");
         let mut client = Client::connect(&host, &running);
-        client.create_topic("t", 1).await;
-        assert_eq!(find(&mut client, "g").await, (0, 1));
-        assert_eq!(committed(&host, &mut client, "g").await, Ok(-1));
+        prepare(&host, &mut client).await;
         assert_eq!(commit(&mut client, "g", 5).await, 0);
         let request =
             DeleteTopicsRequest { topic_names: vec!["t".into()], timeout_ms: 1_000, ..Default::default() };
@@ -142,9 +150,7 @@ fn a_commit_that_the_disk_has_no_room_for_is_refused_and_later_ones_go_on() {
     sim::run_on(1, disk, move |host| async move {
         let running = start_with(&host, &few_partitions()).await.expect("starts");
         let mut client = Client::connect(&host, &running);
-        client.create_topic("t", 1).await;
-        assert_eq!(find(&mut client, "g").await, (0, 1));
-        assert_eq!(committed(&host, &mut client, "g").await, Ok(-1));
+        prepare(&host, &mut client).await;
         assert_eq!(commit(&mut client, "g", 5).await, 0);
         small.set_capacity_bytes(Some(0));
         assert_ne!(commit(&mut client, "g", 6).await, 0);
@@ -163,9 +169,7 @@ fn a_commit_that_is_too_large_is_refused_and_costs_no_group_its_coordinator() {
         let configs = [&few_partitions()[..], &["message.max.bytes=1000".to_owned()]].concat();
         let running = start_with(&host, &configs).await.expect("starts");
         let mut client = Client::connect(&host, &running);
-        client.create_topic("t", 1).await;
-        assert_eq!(find(&mut client, "g").await, (0, 1));
-        assert_eq!(committed(&host, &mut client, "g").await, Ok(-1));
+        prepare(&host, &mut client).await;
         for (count, error) in [(11, 0), (12, UNKNOWN_SERVER_ERROR), (100_000, UNKNOWN_SERVER_ERROR)] {
             let partition = OffsetCommitRequestPartition { committed_offset: count, ..Default::default() };
             let partitions = vec![partition; count as usize];

@@ -9,7 +9,7 @@ use klamm_protocol::messages::write_txn_markers::{
 };
 use klamm_protocol::wire::WireStr;
 
-use super::groups::{commit, committed, few_partitions, find};
+use super::groups::{commit, committed, few_partitions, prepare};
 use super::*;
 
 const UNKNOWN_PARTITION: i16 = 3;
@@ -43,6 +43,13 @@ async fn write(client: &mut Client, markers: Vec<WritableTxnMarker>) -> Vec<i16>
     topics.flat_map(|topic| &topic.partitions).map(|partition| partition.error_code).collect()
 }
 
+/// A record of producer 8 in `t-0`; its offset.
+async fn produce(client: &mut Client, sequence: i32) -> i64 {
+    let mut builder = BatchBuilder::new().producer(ProducerId(8), ProducerEpoch(1), sequence);
+    builder.push(sim::WALL_START_MS, None, Some(b"v"), &[]);
+    base_offset(&client.call(&produce_request("t", 0, builder.build()), 9).await)
+}
+
 async fn describe(client: &mut Client, topic: &str, partition: i32) -> PartitionResponse {
     let topic = TopicRequest {
         name: topic.to_owned().into(),
@@ -72,10 +79,7 @@ fn markers_are_written_each_for_itself_and_producers_are_described() {
         assert_eq!(write(&mut client, impossible.into()).await, [INVALID_REQUEST; 4]);
         let internal = vec![marker("__transaction_state", &[0], 3, 9)];
         assert_eq!(write(&mut client, internal).await, [UNKNOWN_PARTITION], "until it is created");
-        let mut builder = BatchBuilder::new().producer(ProducerId(8), ProducerEpoch(1), 40);
-        builder.push(1_767_225_600_000, None, Some(b"v"), &[]);
-        let produced = client.call(&produce_request("t", 0, builder.build()), 9).await;
-        assert_eq!(base_offset(&produced), 1, "behind the marker");
+        assert_eq!(produce(&mut client, 40).await, 1, "behind the marker");
         let described = describe(&mut client, "t", 0).await;
         let told = |at: usize| {
             let producer = &described.active_producers[at];
@@ -87,7 +91,7 @@ fn markers_are_written_each_for_itself_and_producers_are_described() {
             )
         };
         assert_eq!((described.error_code, told(0), told(1)), (0, (7, 3, -1, 9), (8, 1, 40, -1)));
-        assert_eq!(described.active_producers[1].last_timestamp, 1_767_225_600_000);
+        assert_eq!(described.active_producers[1].last_timestamp, sim::WALL_START_MS);
         assert!(described.active_producers.iter().all(|producer| producer.current_txn_start_offset == -1));
         assert_eq!(describe(&mut client, "t", 2).await.error_code, UNKNOWN_PARTITION);
         assert_eq!(describe(&mut client, "no/name", 0).await.error_code, INVALID_TOPIC);
@@ -103,10 +107,7 @@ fn what_is_named_again_and_again_is_done_and_told_once() {
         let mut repeated = marker("t", &[1, 0].repeat(1_000), 3, 9);
         repeated.topics.push(repeated.topics[0].clone());
         assert_eq!(write(&mut client, vec![repeated]).await, [0, 0]);
-        let mut builder = BatchBuilder::new().producer(ProducerId(8), ProducerEpoch(1), 0);
-        builder.push(1_767_225_600_000, None, Some(b"v"), &[]);
-        let produced = client.call(&produce_request("t", 0, builder.build()), 9).await;
-        assert_eq!(base_offset(&produced), 1, "behind one marker");
+        assert_eq!(produce(&mut client, 0).await, 1, "behind one marker");
         let topic =
             TopicRequest { name: "t".into(), partition_indexes: [1, 0].repeat(1_000), ..Default::default() };
         let request = DescribeProducersRequest { topics: vec![topic.clone(), topic], ..Default::default() };
@@ -134,9 +135,7 @@ fn a_marker_that_a_full_disk_does_not_take_costs_no_group_its_coordinator() {
     sim::run_on(1, disk, move |host| async move {
         let running = start_with(&host, &few_partitions()).await.expect("starts");
         let mut client = Client::connect(&host, &running);
-        client.create_topic("t", 1).await;
-        assert_eq!(find(&mut client, "g").await, (0, 1));
-        assert_eq!(committed(&host, &mut client, "g").await, Ok(-1));
+        prepare(&host, &mut client).await;
         let all = || vec![marker("__consumer_offsets", &[0, 1, 2], 3, 9)];
         assert_eq!(write(&mut client, all()).await, [0; 3]);
         small.set_capacity_bytes(Some(0));
@@ -157,10 +156,7 @@ fn producers_that_idle_are_forgotten() {
         let running = start_with(&host, &expiry.map(str::to_owned)).await.expect("starts");
         let mut client = Client::connect(&host, &running);
         client.create_topic("t", 1).await;
-        // Its timestamp is when the simulation began.
-        let mut builder = BatchBuilder::new().producer(ProducerId(8), ProducerEpoch(1), 40);
-        builder.push(1_767_225_600_000, None, Some(b"v"), &[]);
-        client.call(&produce_request("t", 0, builder.build()), 9).await;
+        assert_eq!(produce(&mut client, 40).await, 0);
         host.sleep_until(MonoMs(59_000)).await;
         assert_eq!(describe(&mut client, "t", 0).await.active_producers.len(), 1);
         host.sleep_until(MonoMs(67_000)).await;
@@ -173,9 +169,7 @@ fn a_group_coordinator_takes_markers_in_its_turn_and_outlives_those_that_are_ref
     sim::run(1, |host| async move {
         let running = start_with(&host, &few_partitions()).await.expect("starts");
         let mut client = Client::connect(&host, &running);
-        client.create_topic("t", 1).await;
-        assert_eq!(find(&mut client, "g").await, (0, 1));
-        assert_eq!(committed(&host, &mut client, "g").await, Ok(-1));
+        prepare(&host, &mut client).await;
         let all =
             |epoch, coordinator_epoch| marker("__consumer_offsets", &[0, 1, 2], epoch, coordinator_epoch);
         for offset in 0..3 {

@@ -159,7 +159,7 @@ fn only_a_policy_that_deletes_deletes() {
             let limits = [("retention.ms", "1"), ("retention.bytes", "0")];
             create(&mut client, &[SEGMENT_BYTES, limits[0], limits[1], ("cleanup.policy", policy)]).await;
             let mut keyed = BatchBuilder::new();
-            keyed.push(1_767_225_600_000, Some(b"k"), Some(b"v"), &[]);
+            keyed.push(sim::WALL_START_MS, Some(b"k"), Some(b"v"), &[]);
             let keyed = keyed.build();
             for _ in 0..10 {
                 base_offset(&client.call(&produce_request("t", 0, keyed.clone()), 9).await);
@@ -182,7 +182,7 @@ fn a_timestamp_of_the_future_keeps_its_segment() {
         let (_running, mut client) = started(&host).await;
         create(&mut client, &[SEGMENT_BYTES, ("retention.ms", "1000")]).await;
         let mut builder = BatchBuilder::new();
-        builder.push(1_767_225_600_000 + 50_000, None, Some(b"ahead"), &[]);
+        builder.push(sim::WALL_START_MS + 50_000, None, Some(b"ahead"), &[]);
         base_offset(&client.call(&produce_request("t", 0, builder.build()), 9).await);
         produce(&mut client, 10).await;
         pass(&host, 49_000).await;

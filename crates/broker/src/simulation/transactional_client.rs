@@ -114,7 +114,7 @@ impl TransactionalClient {
         let mut builder = BatchBuilder::new().producer(id, epoch, *sequence).transactional();
         *sequence += i32::try_from(values.len()).expect("few");
         for value in values {
-            builder.push(1_767_225_600_000, None, Some(value.as_bytes()), &[]);
+            builder.push(sim::WALL_START_MS, None, Some(value.as_bytes()), &[]);
         }
         ProduceRequest {
             transactional_id: Some(self.id.into()),

@@ -1,10 +1,6 @@
 //! Transactions through the whole broker: what readers of committed records see of them, whatever happens.
 
-use klamm_protocol::messages::offset_fetch::{
-    OffsetFetchRequest, OffsetFetchRequestGroup, OffsetFetchRequestTopics,
-};
-
-use super::groups::{commit, committed, find};
+use super::groups::{commit, committed, find, offset_request, prepare};
 use super::transactional_client::{Level, TransactionalClient, small_internal_topics};
 use super::*;
 
@@ -50,6 +46,12 @@ pub(super) async fn read_committed(client: &mut Client, topic: &str, partition: 
         }
     }
     (values, answer.last_stable_offset)
+}
+
+async fn start_without_verification(host: &SimHost) -> Running<SimHost> {
+    let mut configs = small_internal_topics();
+    configs.push("transaction.partition.verification.enable=false".to_owned());
+    start_with(host, &configs).await.expect("starts")
 }
 
 /// The same, once the last stable offset is `stable`.
@@ -142,9 +144,7 @@ fn batches_of_no_transaction_are_refused_as_their_versions_know() {
 #[test]
 fn without_verification_an_old_clients_batch_is_taken_as_it_comes() {
     sim::run(1, |host| async move {
-        let mut configs = small_internal_topics();
-        configs.push("transaction.partition.verification.enable=false".to_owned());
-        let running = start_with(&host, &configs).await.expect("starts");
+        let running = start_without_verification(&host).await;
         let mut producer = TransactionalClient::begin(&host, &running, "x", Level::One).await;
         producer.client.create_topic("t", 1).await;
         let request = producer.request("t", 0, &["a"]);
@@ -155,13 +155,9 @@ fn without_verification_an_old_clients_batch_is_taken_as_it_comes() {
 #[test]
 fn offsets_of_a_producer_that_cannot_be_are_refused_even_without_verification() {
     sim::run(1, |host| async move {
-        let mut configs = small_internal_topics();
-        configs.push("transaction.partition.verification.enable=false".to_owned());
-        let running = start_with(&host, &configs).await.expect("starts");
+        let running = start_without_verification(&host).await;
         let mut producer = TransactionalClient::begin(&host, &running, "x", Level::One).await;
-        producer.client.create_topic("t", 1).await;
-        assert_eq!(find(&mut producer.client, "g").await, (0, 1));
-        assert_eq!(committed(&host, &mut producer.client, "g").await, Ok(-1));
+        prepare(&host, &mut producer.client).await;
         (producer.producer_id, producer.epoch) = (-1, -1);
         for version in 0..=5 {
             let request = producer.offset_request("g", "t", 5);
@@ -200,14 +196,7 @@ fn a_batch_that_waits_for_its_coordinator_stays_within_the_memory_budget() {
 }
 
 async fn stable_offset(client: &mut Client, group: &str) -> (i16, i64) {
-    let topic =
-        OffsetFetchRequestTopics { name: "t".into(), partition_indexes: vec![0], ..Default::default() };
-    let asked = OffsetFetchRequestGroup {
-        group_id: group.to_owned().into(),
-        topics: Some(vec![topic]),
-        ..Default::default()
-    };
-    let request = OffsetFetchRequest { groups: vec![asked], require_stable: true, ..Default::default() };
+    let request = offset_request(group, true);
     let response = client.call(&request, 8).await;
     let partition = &response.groups[0].topics[0].partitions[0];
     (partition.error_code, partition.committed_offset)
@@ -219,9 +208,7 @@ fn offsets_of_a_transaction_count_once_it_commits() {
         sim::run(1, move |host| async move {
             let running = start_with(&host, &small_internal_topics()).await.expect("starts");
             let mut reader = Client::connect(&host, &running);
-            reader.create_topic("t", 1).await;
-            assert_eq!(find(&mut reader, "g").await, (0, 1));
-            assert_eq!(committed(&host, &mut reader, "g").await, Ok(-1));
+            prepare(&host, &mut reader).await;
             let mut producer = TransactionalClient::begin(&host, &running, "x", level).await;
             // Nobody asked for it to be in the transaction.
             let stray = producer.offset_request("g", "t", 3);

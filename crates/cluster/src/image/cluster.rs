@@ -93,22 +93,13 @@ impl BrokerRegistration {
             endpoints: record
                 .end_points
                 .iter()
-                .map(|endpoint| Endpoint {
-                    name: Arc::from(&*endpoint.name),
-                    host: Arc::from(&*endpoint.host),
-                    port: endpoint.port,
-                    security_protocol: endpoint.security_protocol,
-                })
+                .map(|listed| endpoint(&listed.name, &listed.host, listed.port, listed.security_protocol))
                 .collect(),
             features: record
                 .features
                 .iter()
-                .map(|feature| {
-                    let range = FeatureRange {
-                        level_min: feature.min_supported_version,
-                        level_max: feature.max_supported_version,
-                    };
-                    (Arc::from(&*feature.name), range)
+                .map(|listed| {
+                    feature(&listed.name, listed.min_supported_version, listed.max_supported_version)
                 })
                 .collect(),
             rack: record.rack.as_deref().map(Arc::from),
@@ -164,26 +155,25 @@ impl ControllerRegistration {
             endpoints: record
                 .end_points
                 .iter()
-                .map(|endpoint| Endpoint {
-                    name: Arc::from(&*endpoint.name),
-                    host: Arc::from(&*endpoint.host),
-                    port: endpoint.port,
-                    security_protocol: endpoint.security_protocol,
-                })
+                .map(|listed| endpoint(&listed.name, &listed.host, listed.port, listed.security_protocol))
                 .collect(),
             features: record
                 .features
                 .iter()
-                .map(|feature| {
-                    let range = FeatureRange {
-                        level_min: feature.min_supported_version,
-                        level_max: feature.max_supported_version,
-                    };
-                    (Arc::from(&*feature.name), range)
+                .map(|listed| {
+                    feature(&listed.name, listed.min_supported_version, listed.max_supported_version)
                 })
                 .collect(),
         }
     }
+}
+
+fn endpoint(name: &str, host: &str, port: u16, security_protocol: i16) -> Endpoint {
+    Endpoint { name: name.into(), host: host.into(), port, security_protocol }
+}
+
+fn feature(name: &str, level_min: i16, level_max: i16) -> (Arc<str>, FeatureRange) {
+    (name.into(), FeatureRange { level_min, level_max })
 }
 
 fn directories(ids: Option<&[Uuid]>) -> Option<Vec<DirectoryId>> {
