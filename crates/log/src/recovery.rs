@@ -16,7 +16,7 @@ use std::sync::Arc;
 
 use crate::active::ActiveSegment;
 use crate::disk::{DiskFile, OpenMode};
-use crate::entry::{Entry, SCAN_BUFFER_BYTES, Walk, WalkError};
+use crate::entry::{Entry, SCAN_BUFFER_BYTES, Walk, WalkError, is_intact};
 use crate::error::LogError;
 use crate::files::{self, INDEX, LEADER_EPOCH_CHECKPOINT, LOG, TIME_INDEX, TXN_INDEX};
 use crate::index::{OffsetEntry, OffsetIndex, TimeEntry, TimeIndex, decode_rising};
@@ -64,6 +64,17 @@ struct Walked {
     has_indexes: bool,
 }
 
+/// Where in the log a batch lies.
+#[derive(Clone, Copy)]
+struct Place {
+    /// Of its segment.
+    base: Offset,
+    /// Of the next segment.
+    next: Option<Offset>,
+    /// What the batch before it leaves.
+    expected: Offset,
+}
+
 impl<'a> Recovery<'a> {
     pub(crate) fn new(
         open: &'a OpenLog,
@@ -101,19 +112,20 @@ impl<'a> Recovery<'a> {
         let mut walked = None;
         let mut expected = bases[0].0;
         for (index, (base, size)) in bases.iter().copied().enumerate() {
+            let next = bases.get(index + 1).map(|(next, _)| *next);
             if base < first_checked {
-                self.rebuild_missing_index(base, size)?;
+                self.rebuild_missing_index(base, size, next)?;
                 segments.push(closed_segment(disk, dir, base, size));
                 expected = base;
                 continue;
             }
             let is_last = base == last;
-            let mut this = self.walk(base, !self.open.was_clean, is_last, expected)?;
+            let mut this = self.walk(base, !self.open.was_clean, next, expected)?;
             let point = self.open.recovery_point;
             let is_as_left = point.0 == 0 || this.next_offset == point;
             if self.open.was_clean && is_last && (this.fault.is_some() || !is_as_left) {
                 // The marker promised too much: look at all of it.
-                this = self.walk(base, true, is_last, expected)?;
+                this = self.walk(base, true, next, expected)?;
             }
             expected = this.next_offset;
             let mut is_torn = this.fault.is_some();
@@ -195,7 +207,7 @@ impl<'a> Recovery<'a> {
         &mut self,
         base: Offset,
         must_check: bool,
-        is_last: bool,
+        next: Option<Offset>,
         expected: Offset,
     ) -> Result<Walked, LogError> {
         let OpenLog { disk, dir, config, .. } = self.open;
@@ -226,7 +238,8 @@ impl<'a> Recovery<'a> {
                     let expected = if is_first { entry.base_offset.max(base) } else { next_offset };
                     let may_skip = is_first || config.is_compacted;
                     is_first = false;
-                    self.check(&walk, &entry, base, expected, must_check, may_skip)
+                    let at = Place { base, next, expected };
+                    self.check(&walk, &entry, &at, must_check, may_skip)
                         .map_err(|reason| WalkError::Invalid { position: u64::from(entry.position), reason })
                         .map(|()| entry)
                 }
@@ -243,7 +256,8 @@ impl<'a> Recovery<'a> {
                     let failed = LogError::io("read", &path);
                     match tail::next_valid(&*file, at, len, next_offset).map_err(failed)? {
                         Some(good) => {
-                            self.keep_from_readers(&walk, &active.segment, &place, next_offset, &good)?;
+                            let at = Place { base, next, expected: next_offset };
+                            self.keep_from_readers(&walk, &active.segment, &place, &at, &good)?;
                             next_offset = good.base_offset;
                             walk.jump_to(good.position);
                             active.keep_up_to(good.position);
@@ -252,7 +266,7 @@ impl<'a> Recovery<'a> {
                             break Some(fault);
                         }
                         None => {
-                            if is_last {
+                            if next.is_none() {
                                 next_offset = self.open.recovery_point;
                             }
                             active.keep_up_to(size_of(len));
@@ -291,11 +305,11 @@ impl<'a> Recovery<'a> {
         &self,
         walk: &Walk<'_>,
         entry: &Entry,
-        base: Offset,
-        expected: Offset,
+        at: &Place,
         must_check: bool,
         may_skip: bool,
     ) -> Result<(), String> {
+        let Place { base, expected, .. } = *at;
         if entry.base_offset < expected || entry.last_offset < entry.base_offset {
             return Err(format!("offset {} where at least {expected} must follow", entry.base_offset));
         }
@@ -311,7 +325,7 @@ impl<'a> Recovery<'a> {
         if !is_compacted && entry.position > 0 && expected < point && point <= entry.base_offset {
             return Err(format!("offset {} where {expected} must follow", entry.base_offset));
         }
-        if let Some(next) = self.overlapped(walk, entry).map_err(|error| error.to_string())? {
+        if let Some(next) = self.contradicted(walk, entry, at).map_err(|error| error.to_string())? {
             return Err(format!("offsets up to {} where the next batch has {next}", entry.last_offset));
         }
         let is_behind_point = entry.base_offset >= self.open.recovery_point;
@@ -331,15 +345,25 @@ impl<'a> Recovery<'a> {
         if is_intact { Ok(()) } else { Err("a wrong CRC".to_owned()) }
     }
 
-    /// A batch ends where the recovery point lies. One that seems to go on beyond it, over offsets of the
-    /// next one, is not where it was written; the next one's offset is told.
-    fn overlapped(&self, walk: &Walk<'_>, entry: &Entry) -> io::Result<Option<Offset>> {
-        let point = self.open.recovery_point;
-        if entry.base_offset >= point || entry.next_offset() <= point {
+    /// No CRC covers a base offset. A batch with a gap before it whose good successor, here or in
+    /// the `next` segment, has one of its offsets is not where it was written; that one's offset is told.
+    fn contradicted(&self, walk: &Walk<'_>, entry: &Entry, at: &Place) -> io::Result<Option<Offset>> {
+        let Place { expected, next, .. } = *at;
+        if entry.base_offset == expected {
             return Ok(None);
         }
-        let next = tail::valid_at(walk.file(), u64::from(entry.end()), walk.limit(), point)?;
-        Ok(next.map(|next| next.base_offset).filter(|next| *next < entry.next_offset()))
+        let goes_back = |found: &Entry| (expected..entry.next_offset()).contains(&found.base_offset);
+        if let Some(found) = entry_at(walk.file(), entry.end(), walk.limit()) {
+            let is_good = goes_back(&found) && is_intact(walk.file(), &found)?;
+            return Ok(is_good.then_some(found.base_offset));
+        }
+        let Some(next) = next.filter(|next| *next < entry.next_offset()) else { return Ok(None) };
+        let file = self.open.disk.open(&files::segment_file(&self.open.dir, next, LOG), OpenMode::Read)?;
+        let found = entry_at(&*file, 0, file.len()?).filter(goes_back);
+        Ok(match found {
+            Some(found) if is_intact(&*file, &found)? => Some(found.base_offset),
+            _ => None,
+        })
     }
 
     /// A reader sees of itself that a batch is broken, not which of two that overlap has the wrong
@@ -350,18 +374,20 @@ impl<'a> Recovery<'a> {
         walk: &Walk<'_>,
         segment: &Segment,
         place: &CorruptPlace,
-        offset: Offset,
+        at: &Place,
         good: &Entry,
     ) -> Result<(), LogError> {
-        let (file, at) = (walk.file(), size_of(place.position));
-        let Some(bad) = entry_at(file, at, walk.limit()).filter(|bad| bad.end() == good.position) else {
+        let position = size_of(place.position);
+        let Some(bad) =
+            entry_at(walk.file(), position, walk.limit()).filter(|bad| bad.end() == good.position)
+        else {
             return Ok(());
         };
-        if self.overlapped(walk, &bad).map_err(LogError::io("read", &place.path))?.is_some() {
+        if self.contradicted(walk, &bad, at).map_err(LogError::io("read", &place.path))?.is_some() {
             segment.file().quarantine.add(Quarantined {
                 position: bad.position,
                 end_position: good.position,
-                offset,
+                offset: at.expected,
                 end_offset: good.base_offset,
                 cause: place.reason.clone(),
             });
@@ -412,7 +438,12 @@ impl<'a> Recovery<'a> {
         files::sync_indexes(&**disk, dir, active.shape.base_offset)
     }
 
-    fn rebuild_missing_index(&mut self, base: Offset, size: u32) -> Result<(), LogError> {
+    fn rebuild_missing_index(
+        &mut self,
+        base: Offset,
+        size: u32,
+        next: Option<Offset>,
+    ) -> Result<(), LogError> {
         let OpenLog { disk, dir, .. } = self.open;
         let path = files::segment_file(dir, base, INDEX);
         let has = |suffix| {
@@ -424,7 +455,7 @@ impl<'a> Recovery<'a> {
         }
         remove_if_there(&**disk, &path)?;
         remove_if_there(&**disk, &files::segment_file(dir, base, TIME_INDEX))?;
-        let mut walked = self.walk(base, false, false, base)?;
+        let mut walked = self.walk(base, false, next, base)?;
         if let Some(fault) = walked.fault {
             // Without an index every search begins at the segment's start; it is slow and right.
             let place = CorruptPlace::of(walked.active.segment.file().path(), &fault);
@@ -454,6 +485,13 @@ impl<'a> Recovery<'a> {
         offsets.retain(|entry| {
             u64::from(entry.position) < len && base.0 + i64::from(entry.relative_offset) < trust.0
         });
+        if trust != Offset(i64::MAX) {
+            // After a crash the time index may have lost more than the offset index has: it
+            // speaks only for what lies before its last entry.
+            let covered = times.last().map(|entry| entry.relative_offset);
+            offsets.retain(|entry| covered.is_some_and(|covered| entry.relative_offset <= covered));
+        }
+        // The walk begins at the last one that is left: that one has to be right.
         let confirmed = offsets.last().is_none_or(|entry| {
             entry_at(file, entry.position, len)
                 .is_some_and(|found| found.last_offset.0 == base.0 + i64::from(entry.relative_offset))
@@ -461,12 +499,6 @@ impl<'a> Recovery<'a> {
         if !confirmed {
             offsets.clear();
             self.report.rebuilt_indexes.push(index_path);
-        }
-        if trust != Offset(i64::MAX) {
-            // After a crash the time index may have lost more than the offset index has: it
-            // speaks only for what lies before its last entry.
-            let covered = times.last().map(|entry| entry.relative_offset);
-            offsets.retain(|entry| covered.is_some_and(|covered| entry.relative_offset <= covered));
         }
         let last = offsets.last().map(|entry| entry.relative_offset);
         times.retain(|entry| last.is_some_and(|last| entry.relative_offset <= last));

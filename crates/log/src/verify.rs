@@ -280,9 +280,10 @@ fn verify_span(
             }
             Err(error) => return Err(unreadable(error, expected)),
         };
-        // Its own offset is too high if the next batch, in order itself, has one of its offsets.
+        // Its own offset is too high if the next batch, a good one, has one of its offsets.
         if let Some((held, before)) = behind_gap.take()
             && (before..held.next_offset()).contains(&entry.base_offset)
+            && walk.is_intact(&entry).map_err(Failure::Io)?
         {
             return Err(out_of_order(&held, before));
         }

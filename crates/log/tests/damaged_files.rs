@@ -312,31 +312,3 @@ fn a_batch_with_an_offset_behind_the_end_leads_no_limit_there() {
     }
     assert!(refused > 0);
 }
-
-/// No CRC covers a base offset: the batch that has a wrong one is blamed, not the good one behind it.
-#[test]
-fn a_durable_batch_that_seems_to_reach_beyond_the_recovery_point_hides_nothing_behind_it() {
-    for is_compacted in [false, true] {
-        let config = LogConfig { is_compacted, segment_bytes: 1 << 20, ..config() };
-        let disk = MemoryDisk::new();
-        let mut log = create(&disk, config.clone());
-        append(&mut log, &[plain(&[1]), plain(&[2, 2, 2, 2]), plain(&[3, 3]), plain(&[4])]);
-        let read = |log: &Log, from: i64| {
-            let (view, mut found) = (log.view(), Vec::new());
-            let region = view.read_checked(Offset(from), view.limits().end, 1, true, &mut found);
-            region.map(|region| region.expect("a batch").read().unwrap())
-        };
-        let behind: Vec<Vec<u8>> = [5, 7].map(|from| read(&log, from).unwrap()).into();
-        drop(log);
-        let position = u64::from(plain(&[1]).header.batch_bytes);
-        disk.tamper(&file(0, ".log"), |bytes| bytes[position as usize + 7] ^= 2).unwrap();
-        let (log, report) = reopen_unclean(&disk, config, Offset(5));
-        assert!(report.truncations.is_empty(), "{report:?}");
-        assert_eq!(report.corrupt.iter().map(|place| place.position).collect::<Vec<_>>(), [position]);
-        assert_eq!(log.view().limits().end.offset, Offset(8));
-        assert_eq!([5, 7].map(|from| read(&log, from).unwrap()).to_vec(), behind);
-        for from in 1..5 {
-            assert!(matches!(read(&log, from), Err(ReadError::Quarantined { .. })), "offset {from}");
-        }
-    }
-}
