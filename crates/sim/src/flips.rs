@@ -43,35 +43,83 @@ pub struct Flips {
 /// The first wrong answer.
 pub fn flip(seed: u64, count: u64) -> Result<Flips, String> {
     let mut draw = Draw::new(seed);
-    let disk = MemoryDisk::new();
-    let written = write(&disk, &mut draw)?;
-    let files = files(&disk)?;
-    let bits: u64 = files.iter().map(|(_, len)| len * 8).sum();
+    let stopped = Stopped::write(&mut draw)?;
+    let points = stopped.recovery_points();
     let mut flips = Flips::default();
     for _ in 0..count {
-        let mut bit = draw.below(bits);
-        let found = files.iter().find(|(_, len)| {
-            let is_here = bit < len * 8;
-            bit -= if is_here { 0 } else { len * 8 };
-            is_here
-        });
-        let (path, _) = found.ok_or("the bit lies in a file")?;
+        let bit = draw.below(stopped.bits);
         // A clean start, or one that looks at everything, at a part, at nothing.
         let recovery_point = match draw.below(4) {
             0 => None,
             1 => Some(0),
-            2 => Some(draw.below(written.end as u64 + 1) as i64),
-            _ => Some(written.end),
+            2 => points[draw.below(points.len() as u64) as usize],
+            _ => Some(stopped.written.end),
         };
-        let copy = disk.fork();
-        copy.tamper(path, |bytes| bytes[(bit / 8) as usize] ^= 1 << (bit % 8)).map_err(text)?;
-        let judged = judge(&copy, &written, recovery_point, path, &mut flips);
-        judged.map_err(|error| {
-            format!("bit {bit} of {}, recovery point {recovery_point:?}: {error}", path.display())
-        })?;
-        flips.count += 1;
+        stopped.flip(bit, recovery_point, &mut flips)?;
     }
     Ok(flips)
+}
+
+/// Flips every bit of a log, once for every way in which the broker may have left it.
+///
+/// # Errors
+/// The wrong answers, at most a hundred of them.
+pub fn flip_every_bit(seed: u64) -> Result<Flips, String> {
+    let stopped = Stopped::write(&mut Draw::new(seed))?;
+    let mut flips = Flips::default();
+    let mut wrong = Vec::new();
+    for recovery_point in stopped.recovery_points() {
+        for bit in 0..stopped.bits {
+            wrong.extend(stopped.flip(bit, recovery_point, &mut flips).err());
+            if wrong.len() == 100 {
+                return Err(wrong.join("\n"));
+            }
+        }
+    }
+    if wrong.is_empty() { Ok(flips) } else { Err(wrong.join("\n")) }
+}
+
+/// A log that nobody has open.
+struct Stopped {
+    disk: MemoryDisk,
+    written: Contents,
+    /// Its files and their sizes.
+    files: Vec<(PathBuf, u64)>,
+    /// Of all files.
+    bits: u64,
+}
+
+impl Stopped {
+    fn write(draw: &mut Draw) -> Result<Self, String> {
+        let disk = MemoryDisk::new();
+        let written = write(&disk, draw)?;
+        let files = files(&disk)?;
+        let bits = files.iter().map(|(_, len)| len * 8).sum();
+        Ok(Self { disk, written, files, bits })
+    }
+
+    /// `None` for a clean stop; else the broker has written down where some batch ends.
+    fn recovery_points(&self) -> Vec<Option<i64>> {
+        let ends = self.written.batches.iter().map(|batch| Some(batch.next()));
+        [None, Some(0)].into_iter().chain(ends).collect()
+    }
+
+    fn flip(&self, bit: u64, recovery_point: Option<i64>, flips: &mut Flips) -> Result<(), String> {
+        let mut bit_in_file = bit;
+        let found = self.files.iter().find(|(_, len)| {
+            let is_here = bit_in_file < len * 8;
+            bit_in_file -= if is_here { 0 } else { len * 8 };
+            is_here
+        });
+        let (path, _) = found.ok_or("the bit lies in a file")?;
+        let copy = self.disk.fork();
+        copy.tamper(path, |bytes| bytes[(bit_in_file / 8) as usize] ^= 1 << (bit_in_file % 8))
+            .map_err(text)?;
+        flips.count += 1;
+        judge(&copy, &self.written, recovery_point, path, flips).map_err(|error| {
+            format!("bit {bit_in_file} of {}, recovery point {recovery_point:?}: {error}", path.display())
+        })
+    }
 }
 
 fn text(error: impl std::fmt::Display) -> String {

@@ -18,6 +18,9 @@ struct Arguments {
     /// How many bits to flip, one in each of so many copies of a stopped log
     #[arg(long, default_value_t = 0)]
     flips: u64,
+    /// Flip every bit of so many stopped logs, with every recovery point that a broker may have kept
+    #[arg(long, default_value_t = 0)]
+    every_bit: u64,
     /// Cut the power at every step of every mutation and of the start behind it, with so many
     /// draws of what the device keeps
     #[arg(long, default_value_t = 0)]
@@ -28,7 +31,7 @@ struct Arguments {
 }
 
 fn main() -> ExitCode {
-    let Arguments { seeds, first, flips, every_step, sabotage } = Arguments::parse();
+    let Arguments { seeds, first, flips, every_bit, every_step, sabotage } = Arguments::parse();
     if every_step > 0 {
         return cut_every_mutation(Thoroughness { draws: every_step, start_stride: 1 });
     }
@@ -47,6 +50,9 @@ fn main() -> ExitCode {
             }
         };
     }
+    if every_bit > 0 {
+        return flip_every_bit(first, every_bit);
+    }
     let mut total = Stats::default();
     for seed in first..first.saturating_add(seeds) {
         let case = Case::draw(seed);
@@ -62,6 +68,20 @@ fn main() -> ExitCode {
     }
     println!("{seeds} seeds from {first}: {total:?}");
     ExitCode::SUCCESS
+}
+
+fn flip_every_bit(first: u64, seeds: u64) -> ExitCode {
+    let mut is_right = true;
+    for seed in first..first.saturating_add(seeds) {
+        match klamm_sim::flips::flip_every_bit(seed) {
+            Ok(found) => println!("seed {seed}: {found:?}"),
+            Err(wrong) => {
+                println!("seed {seed}: {wrong}");
+                is_right = false;
+            }
+        }
+    }
+    if is_right { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
 fn cut_every_mutation(thoroughness: Thoroughness) -> ExitCode {
