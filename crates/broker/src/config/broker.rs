@@ -6,7 +6,8 @@
 use std::{collections::BTreeMap, path::PathBuf};
 
 use klamm_cluster::config::{
-    ConfigError, ConfigLayers, ConfigValue, broker_definitions, split_list, validate_log_times,
+    ConfigError, ConfigLayers, ConfigValue, broker_definitions, split_list, validate_group_bounds,
+    validate_log_times,
 };
 use klamm_protocol::ids::NodeId;
 
@@ -111,6 +112,7 @@ impl BrokerConfig {
         let (listeners, controller_listeners) = listeners(&read, host_name)?;
         check_quorum(&read, node_id, &controller_listeners)?;
         validate_log_times(&layers).map_err(about_times)?;
+        check_groups(&read)?;
         let log_dirs = log_dirs(&read)?;
         let metadata_log_dir = metadata_log_dir(&read, &log_dirs);
         let socket_request_max_bytes = read.int("socket.request.max.bytes");
@@ -331,6 +333,33 @@ fn about_times(error: ConfigError) -> Problem {
     )
 }
 
+/// What groups need beyond a check of each key, as in Kafka.
+fn check_groups(read: &Reader<'_>) -> Result<(), Problem> {
+    let key = "group.coordinator.rebalance.protocols";
+    if !read.list(key).unwrap_or_default().iter().any(|protocol| protocol == "classic") {
+        return Err((key, "leaves out classic, which cannot be turned off; add it".to_owned()));
+    }
+    let key = "group.share.assignors";
+    let count = read.list(key).unwrap_or_default().len();
+    if count != 1 {
+        return Err((key, format!("names {count} assignors; name exactly one")));
+    }
+    validate_group_bounds(read.layers).map_err(|error| about_bounds(read, &error))
+}
+
+/// Blames the key that was given: its counterpart may be a default.
+fn about_bounds(read: &Reader<'_>, error: &ConfigError) -> Problem {
+    let ConfigError::OutsideBound { name, relation, bound } = *error else {
+        unreachable!("bounds have one kind of mistake")
+    };
+    let (value, limit) = (read.long(name), read.long(bound));
+    if read.is_given(name) {
+        (name, format!("is {value}, but must be {relation} {bound}, which is {limit}"))
+    } else {
+        (bound, format!("is {limit}, but {name}, which is {value}, must be {relation} it"))
+    }
+}
+
 fn log_dirs(read: &Reader<'_>) -> Result<Vec<PathBuf>, Problem> {
     let (key, dirs) = match read.list("log.dirs") {
         Some(dirs) => ("log.dirs", dirs),
@@ -481,6 +510,42 @@ mod tests {
             (&["queued.max.request.bytes=1000"], "less than socket.request.max.bytes"),
             (&["log.roll.ms=0"], "--set: log.roll.ms: is too small"),
             (&["log.retention.minutes=0"], "log.retention.ms: 0 is not allowed"),
+            (
+                &["offsets.topic.compression.codec=5"],
+                "--set: offsets.topic.compression.codec: \"5\" is not allowed; allowed: 0 to 4",
+            ),
+            (&["offsets.topic.compression.codec=-1"], "allowed: 0 to 4"),
+            (&["offsets.topic.compression.codec=4"], ""),
+            (
+                &["group.consumer.assignors="],
+                "group.consumer.assignors: \"\" is not allowed; allowed: a list of",
+            ),
+            (&["group.consumer.assignors=sticky"], "allowed: a list of uniform, range, org.apache.kafka."),
+            (
+                &[
+                    "group.consumer.assignors=org.apache.kafka.coordinator.group.assignor.RangeAssignor,uniform",
+                ],
+                "",
+            ),
+            (
+                &["group.share.assignors=simple,org.apache.kafka.coordinator.group.assignor.SimpleAssignor"],
+                "2",
+            ),
+            (&["group.coordinator.rebalance.protocols=consumer"], "leaves out classic"),
+            (
+                &["group.consumer.session.timeout.ms=1000"],
+                "--set: group.consumer.session.timeout.ms: is 1000, but must be greater than or equal to \
+                 group.consumer.min.session.timeout.ms, which is 45000",
+            ),
+            (
+                &["group.consumer.min.session.timeout.ms=50000"],
+                "--set: group.consumer.min.session.timeout.ms: is 50000, but group.consumer.session.timeout.ms, \
+                 which is 45000, must be greater than or equal to it",
+            ),
+            (
+                &["group.consumer.min.session.timeout.ms=5000", "group.consumer.session.timeout.ms=5000"],
+                "less than",
+            ),
             (&["listeners=PLAINTEXT://:1,C://:2", "controller.listener.names=C"], ""),
         ] {
             match loaded(set) {

@@ -109,8 +109,7 @@ impl Memory {
     pub(crate) fn of_groups(layers: &ConfigLayers) -> Self {
         // Numbered as in a batch's attributes.
         let codec = i16::try_from(number(layers, "offsets.topic.compression.codec")).map(Attributes);
-        let codec = codec.ok().filter(|numbered| numbered.0 < 8);
-        let codec = codec.and_then(|numbered| numbered.compression().ok()).unwrap_or_default();
+        let codec = codec.ok().and_then(|numbered| numbered.compression().ok()).unwrap_or_default();
         Self { topic: OFFSETS_TOPIC, codec, load_buffer_bytes: buffer(layers, "offsets.load.buffer.size") }
     }
 

@@ -14,6 +14,7 @@ use super::{
         UpdateMode, Visibility, broker_definition, broker_definitions, client_metrics_definitions,
         group_definitions, without_listener_prefix,
     },
+    group_bounds::validate_group_bounds,
     layers::{ConfigLayers, Values},
     value::{ConfigValue, parse_value},
 };
@@ -54,7 +55,8 @@ pub fn validate_broker_configs(
     *layer = Arc::new(configs.clone());
     validate_cordons(&next)?;
     validate_cleaner_threads(layers, &next)?;
-    validate_log_times(&next)
+    validate_log_times(&next)?;
+    validate_group_bounds(&next)
 }
 
 /// Log directories that take no new replicas (KIP-1066).
@@ -133,7 +135,7 @@ pub fn validate_group_configs(configs: &Values, layers: &ConfigLayers) -> Result
     };
     let limit = |name: &str| layers.value(name).as_ref().and_then(ConfigValue::as_integer);
     for (name, min, max) in GROUP_BOUNDS {
-        let outside = |relation, bound| Err(ConfigError::OutsideBrokerBound { name, relation, bound });
+        let outside = |relation, bound| Err(ConfigError::OutsideBound { name, relation, bound });
         let Some(number) = value(name) else { continue };
         if limit(min).is_some_and(|min| number < min) {
             return outside(LEAST, min);
@@ -148,7 +150,7 @@ pub fn validate_group_configs(configs: &Values, layers: &ConfigLayers) -> Result
         ("streams.session.timeout.ms", "streams.heartbeat.interval.ms"),
     ] {
         if value(session) <= value(heartbeat) {
-            return Err(ConfigError::OutsideBrokerBound {
+            return Err(ConfigError::OutsideBound {
                 name: session,
                 relation: "greater than",
                 bound: heartbeat,
@@ -280,6 +282,12 @@ mod tests {
                 ),
                 ("nope.nope", "3", "ok"),
                 ("max.connections", "5", "ok"),
+                (
+                    "group.consumer.assignment.interval.ms",
+                    "20000",
+                    "group.consumer.assignment.interval.ms must be less than or equal to \
+                     group.consumer.max.assignment.interval.ms",
+                ),
                 ("log.roll.ms", "0", "requirement failed: log.roll.ms must be greater than or equal to 1"),
                 (
                     "log.segment.bytes",

@@ -15,6 +15,7 @@ mod alter;
 mod definition;
 mod describe;
 mod dynamic;
+mod group_bounds;
 mod layers;
 mod nearest;
 mod topic;
@@ -35,6 +36,7 @@ pub use self::{
         group_number, validate_broker_configs, validate_client_metrics_configs, validate_group_configs,
         validate_log_times,
     },
+    group_bounds::validate_group_bounds,
     layers::ConfigLayers,
     nearest::nearest_key,
     topic::{
@@ -133,12 +135,12 @@ pub enum ConfigError {
         "Tiered Storage functionality is disabled in the broker. Topic cannot be configured with remote log storage."
     )]
     TieredStorageDisabled,
-    /// A group config outside the bounds that the broker's configs set.
+    /// A config of groups outside the bound that another key sets.
     #[error("{name} must be {relation} {bound}")]
-    OutsideBrokerBound {
-        /// The group's key.
+    OutsideBound {
+        /// The key; a group's own, or the broker's.
         name: &'static str,
-        /// `greater than or equal to`, `less than or equal to`, `greater than`.
+        /// `greater than or equal to`, `less than or equal to`, `greater than`, `less than`.
         relation: &'static str,
         /// The key that sets the bound.
         bound: &'static str,

@@ -2,6 +2,8 @@
 
 use klamm_cluster::config::{ConfigLayers, ConfigValue};
 
+use super::assignor::Assignor;
+
 /// The values of one moment; durations in milliseconds.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct GroupSettings {
@@ -103,7 +105,7 @@ impl From<&ConfigLayers> for GroupSettings {
                 heartbeat_interval_ms: int("group.consumer.heartbeat.interval.ms"),
                 assignment_interval_ms: int("group.consumer.assignment.interval.ms"),
                 max_size: count("group.consumer.max.size"),
-                assignors: list("group.consumer.assignors"),
+                assignors: names_of_assignors(&list("group.consumer.assignors")),
                 regex_refresh_interval_ms: u64::try_from(long("group.consumer.regex.refresh.interval.ms"))
                     .unwrap_or(0),
                 migration_policy: match policy.to_ascii_lowercase().as_str() {
@@ -115,5 +117,37 @@ impl From<&ConfigLayers> for GroupSettings {
             },
             layers: layers.clone(),
         }
+    }
+}
+
+/// Each once, as members know them.
+fn names_of_assignors(given: &[String]) -> Vec<String> {
+    let mut names = Vec::new();
+    for name in given.iter().filter_map(|text| Assignor::from_config(text)).map(Assignor::name) {
+        if !names.iter().any(|known| known == name) {
+            names.push(name.to_owned());
+        }
+    }
+    names
+}
+
+#[cfg(test)]
+mod tests {
+    use klamm_cluster::config::{broker_definitions, parse_value};
+
+    use super::*;
+
+    #[test]
+    fn assignors_are_known_by_their_classes_too() {
+        let names = |text: &str| {
+            let definition = broker_definitions().get("group.consumer.assignors").unwrap();
+            parse_value(definition, text).unwrap();
+            let given = [("group.consumer.assignors".to_owned(), text.to_owned())].into();
+            GroupSettings::from(&ConfigLayers::new(given)).consumer.assignors
+        };
+        const PACKAGE: &str = "org.apache.kafka.coordinator.group.assignor";
+        assert_eq!(names("uniform,range"), ["uniform", "range"]);
+        assert_eq!(names(&format!("{PACKAGE}.RangeAssignor, uniform")), ["range", "uniform"]);
+        assert_eq!(names(&format!("uniform,{PACKAGE}.UniformAssignor")), ["uniform"]);
     }
 }

@@ -59,6 +59,16 @@ impl Assignor {
         Self::ALL.into_iter().find(|assignor| assignor.name() == name)
     }
 
+    /// The one that `group.consumer.assignors` means: by its name, or by Kafka's class for it.
+    #[must_use]
+    pub fn from_config(text: &str) -> Option<Self> {
+        match text {
+            "org.apache.kafka.coordinator.group.assignor.UniformAssignor" => Some(Self::Uniform),
+            "org.apache.kafka.coordinator.group.assignor.RangeAssignor" => Some(Self::Range),
+            name => Self::from_name(name),
+        }
+    }
+
     /// Its name.
     #[must_use]
     pub const fn name(self) -> &'static str {
