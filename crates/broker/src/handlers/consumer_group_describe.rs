@@ -13,6 +13,7 @@ use klamm_protocol::messages::consumer_group_describe::{
 };
 
 use super::coordinated::{ask, serves_consumer_groups};
+use super::distinct::distinct_groups;
 use super::{Frame, Handled, authorized};
 use crate::broker::Broker;
 use crate::host::Host;
@@ -25,8 +26,9 @@ pub(crate) fn handle<H: Host>(broker: &Arc<Broker<H>>, mut frame: Frame) -> Hand
     let (meta, broker) = (frame.meta(), broker.clone());
     Handled::Later(Box::pin(async move {
         let is_served = serves_consumer_groups(&broker);
-        let mut groups = Vec::with_capacity(request.group_ids.len());
-        for group_id in request.group_ids {
+        let group_ids = distinct_groups(request.group_ids);
+        let mut groups = Vec::with_capacity(group_ids.len());
+        for group_id in group_ids {
             let answer = if !is_served {
                 Err(ErrorCode::UnsupportedVersion)
             } else if group_id.is_empty() {

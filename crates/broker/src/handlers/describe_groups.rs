@@ -12,6 +12,7 @@ use klamm_protocol::messages::describe_groups::{
 };
 
 use super::coordinated::ask;
+use super::distinct::distinct_groups;
 use super::{Frame, Handled, authorized};
 use crate::broker::Broker;
 use crate::host::Host;
@@ -23,8 +24,9 @@ pub(crate) fn handle<H: Host>(broker: &Arc<Broker<H>>, mut frame: Frame) -> Hand
     };
     let (meta, broker) = (frame.meta(), broker.clone());
     Handled::Later(Box::pin(async move {
-        let mut groups = Vec::with_capacity(request.groups.len());
-        for group_id in request.groups {
+        let group_ids = distinct_groups(request.groups);
+        let mut groups = Vec::with_capacity(group_ids.len());
+        for group_id in group_ids {
             let command = GroupCommand::DescribeGroup { group_id: group_id.clone(), version: meta.version };
             match ask(&broker, &group_id, command).await {
                 Ok(GroupReply::DescribeGroup(described)) => groups.push(described),

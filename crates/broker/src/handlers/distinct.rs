@@ -1,6 +1,6 @@
 //! What a request names, each once: one that repeats a partition millions of times gets one answer.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use klamm_protocol::wire::WireStr;
 
@@ -24,6 +24,13 @@ pub(super) fn distinct_partitions(
     distinct
 }
 
+/// Groups, each once, in the order of their first mention.
+pub(super) fn distinct_groups(mut ids: Vec<WireStr>) -> Vec<WireStr> {
+    let mut seen = BTreeSet::new();
+    ids.retain(|id| seen.insert(id.clone()));
+    ids
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -35,5 +42,11 @@ mod tests {
         let distinct = distinct_partitions(named);
         let expected = [topic("t", &[1]), topic("u", &[0, 1, 2]), topic("v", &[])];
         assert_eq!(distinct, BTreeMap::from(expected));
+    }
+
+    #[test]
+    fn each_group_comes_once_in_the_order_of_the_request() {
+        let ids = |ids: &[&str]| ids.iter().map(|id| WireStr::from((*id).to_owned())).collect::<Vec<_>>();
+        assert_eq!(distinct_groups(ids(&["b", "a", "b", "", "a"])), ids(&["b", "a", ""]));
     }
 }

@@ -11,6 +11,8 @@
 //! | UNKNOWN_SERVER_ERROR | all of it, with metadata and names, is more than `max.message.bytes` of the internal topic |
 //! | NOT_COORDINATOR, COORDINATOR_LOAD_IN_PROGRESS | not here, or not yet |
 
+use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 use std::sync::Arc;
 
 use klamm_cluster::image::MetadataImage;
@@ -107,19 +109,22 @@ fn failed(topic: &OffsetCommitRequestTopic, error: ErrorCode) -> OffsetCommitRes
     }
 }
 
-/// Each topic once, as the request named it: by id or by name.
+/// Each topic once, as the request named it: by name or by id. A request may name millions.
 fn in_order(
     asked: &[OffsetCommitRequestTopic],
     answered: Vec<OffsetCommitResponseTopic>,
 ) -> OffsetCommitResponse {
     let mut topics: Vec<OffsetCommitResponseTopic> = Vec::with_capacity(asked.len());
+    let mut places = BTreeMap::<(WireStr, Uuid), usize>::new();
     for mut answer in answered {
-        let is_same = |one: &(WireStr, Uuid)| {
-            one.0 == answer.name && !answer.name.is_empty() || one.1 == answer.topic_id && one.1 != Uuid::ZERO
-        };
-        match topics.iter_mut().find(|topic| is_same(&(topic.name.clone(), topic.topic_id))) {
-            Some(topic) => topic.partitions.append(&mut answer.partitions),
-            None => topics.push(answer),
+        // Without a name it is none that is known here.
+        let id = if answer.name.is_empty() { answer.topic_id } else { Uuid::ZERO };
+        match places.entry((answer.name.clone(), id)) {
+            Entry::Occupied(place) => topics[*place.get()].partitions.append(&mut answer.partitions),
+            Entry::Vacant(place) => {
+                place.insert(topics.len());
+                topics.push(answer);
+            }
         }
     }
     OffsetCommitResponse { topics, ..Default::default() }

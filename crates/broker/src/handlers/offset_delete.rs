@@ -1,5 +1,7 @@
 //! OffsetDelete, version 0 (KIP-496): committed offsets that a group does not need any more.
 
+use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 use std::sync::Arc;
 
 use klamm_coordinator::group::{GroupCommand, GroupReply};
@@ -52,10 +54,18 @@ pub(crate) fn handle<H: Host>(broker: &Arc<Broker<H>>, mut frame: Frame) -> Hand
             Err(error) => OffsetDeleteResponse { error_code: error.code(), ..Default::default() },
         };
         if response.error_code == ErrorCode::None.code() {
+            // A request may name millions.
+            let places = response.topics.iter().enumerate().map(|(place, topic)| (topic.name.clone(), place));
+            let mut places: BTreeMap<_, _> = places.collect();
             for topic in unknown {
-                match response.topics.iter_mut().find(|known| known.name == topic.name) {
-                    Some(known) => known.partitions.extend(topic.partitions),
-                    None => response.topics.push(topic),
+                match places.entry(topic.name.clone()) {
+                    Entry::Occupied(place) => {
+                        response.topics[*place.get()].partitions.extend(topic.partitions);
+                    }
+                    Entry::Vacant(place) => {
+                        place.insert(response.topics.len());
+                        response.topics.push(topic);
+                    }
                 }
             }
         }

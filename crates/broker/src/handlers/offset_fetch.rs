@@ -10,6 +10,7 @@
 //! | UNKNOWN_MEMBER_ID, STALE_MEMBER_EPOCH | what a consumer group says of the member |
 //! | NOT_COORDINATOR, COORDINATOR_LOAD_IN_PROGRESS | not here, or not yet |
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use klamm_cluster::image::MetadataImage;
@@ -46,7 +47,12 @@ pub(crate) fn handle<H: Host>(broker: &Arc<Broker<H>>, mut frame: Frame) -> Hand
         let version = meta.version;
         if version >= GROUPS_VERSION_MIN {
             let mut groups = Vec::with_capacity(request.groups.len());
+            let mut seen = BTreeSet::new();
             for group in request.groups {
+                // All offsets of a group are a lot for a few bytes: asked for again, they are not told again.
+                if !seen.insert(group.group_id.clone()) {
+                    continue;
+                }
                 groups.push(fetch(&broker, group, request.require_stable, version).await);
             }
             return meta.reply(&OffsetFetchResponse { groups, ..Default::default() });
@@ -63,6 +69,7 @@ async fn fetch<H: Host>(
     require_stable: bool,
     version: i16,
 ) -> OffsetFetchResponseGroup {
+    keep_first_mentions(&mut group);
     let asked = group.clone();
     let refused = match version {
         TOPIC_ID_VERSION_MIN.. => take_unknown(&broker.image.load(), &mut group),
@@ -89,6 +96,19 @@ async fn fetch<H: Host>(
     }
     answered.topics.extend(refused);
     answered
+}
+
+/// A partition's metadata may be long: however often it is named, it is told once.
+fn keep_first_mentions(group: &mut OffsetFetchRequestGroup) {
+    let mut seen = BTreeMap::<(WireStr, Uuid), BTreeSet<i32>>::new();
+    for topics in group.topics.iter_mut() {
+        topics.retain_mut(|topic| {
+            let was_empty = topic.partition_indexes.is_empty();
+            let of_topic = seen.entry((topic.name.clone(), topic.topic_id)).or_default();
+            topic.partition_indexes.retain(|index| of_topic.insert(*index));
+            was_empty || !topic.partition_indexes.is_empty()
+        });
+    }
 }
 
 /// Gives every topic its name, and takes out what is not there.

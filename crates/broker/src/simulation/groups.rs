@@ -189,3 +189,49 @@ fn a_commit_that_is_too_large_is_refused_and_costs_no_group_its_coordinator() {
         assert_eq!(committed(&host, &mut client, "g").await, Ok(11));
     });
 }
+
+/// Topics that are not there, by the ten thousand: quick, and each answered once. All offsets of a group and its
+/// partitions' metadata are told once however often they are asked for.
+#[test]
+fn what_is_named_again_and_again_is_told_once() {
+    sim::run(1, |host| async move {
+        let running = start_with(&host, &few_partitions()).await.expect("starts");
+        let mut client = Client::connect(&host, &running);
+        client.create_topic("t", 1).await;
+        assert_eq!(find(&mut client, "g").await, (0, 1));
+        assert_eq!(committed(&host, &mut client, "g").await, Ok(-1));
+        assert_eq!(commit(&mut client, "g", 5).await, 0);
+        let topic = |index: usize| OffsetCommitRequestTopic {
+            name: format!("missing-{}", index % 20_000).into(),
+            partitions: vec![OffsetCommitRequestPartition::default()],
+            ..Default::default()
+        };
+        let request = OffsetCommitRequest {
+            group_id: "g".into(),
+            generation_id_or_member_epoch: -1,
+            topics: (0..40_000).map(topic).collect(),
+            ..Default::default()
+        };
+        let answered = client.call(&request, 8).await.topics;
+        assert_eq!(answered.len(), 20_000);
+        assert!(answered.iter().all(|topic| topic.partitions.len() == 2));
+
+        let topic = |name: &'static str, indexes: &[i32]| OffsetFetchRequestTopics {
+            name: name.into(),
+            partition_indexes: indexes.to_vec(),
+            ..Default::default()
+        };
+        let asked = |topics| OffsetFetchRequestGroup { group_id: "g".into(), topics, ..Default::default() };
+        let some = asked(Some(vec![topic("t", &[0; 100]), topic("u", &[1]), topic("t", &[0, 1])]));
+        let request = OffsetFetchRequest { groups: vec![some; 100], ..Default::default() };
+        let told = client.call(&request, 8).await.groups;
+        let told: Vec<(&str, Vec<i64>)> = told
+            .iter()
+            .flat_map(|group| &group.topics)
+            .map(|topic| {
+                (&*topic.name, topic.partitions.iter().map(|partition| partition.committed_offset).collect())
+            })
+            .collect();
+        assert_eq!(told, [("t", vec![5]), ("u", vec![-1]), ("t", vec![-1])]);
+    });
+}
