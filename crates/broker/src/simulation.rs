@@ -8,6 +8,7 @@ mod damaged_files;
 mod directories;
 mod durability;
 mod exactly_once;
+mod full_disk;
 mod group_versions;
 mod groups;
 mod markers;

@@ -14,7 +14,9 @@
 //! Invariants:
 //! - `apply` is total: it takes every record that decodes, in any order a log may have them.
 //! - Replaying the partition from its start gives the same durable state as having lived through it.
-//! - A failed append or a lost leadership drops the machine and loads a new one: there is no undo.
+//! - A failed append or a lost leadership drops the machine and loads a new one: there is no undo. What the
+//!   log refuses at once has not happened, though: nothing was applied, so what is durable is as it was, and a
+//!   machine that can set right the rest goes on ([`Coordinator::refused`]).
 //! - Every [`ReplyKey`] is answered at most once. What a lost machine owes, its host answers.
 //! - An effect may be lost with its machine, and is then asked for again by [`Coordinator::loaded`].
 
@@ -40,6 +42,9 @@ pub trait Coordinator: Sized + Send + 'static {
     /// What its configuration says; may change between two calls.
     type Settings: Send + Sync;
 
+    /// It goes on when the log refuses what it decided ([`Coordinator::refused`]); else it is dropped then.
+    const OUTLIVES_REFUSALS: bool = false;
+
     /// Decides on a command. `key` names whoever waits: its answer is in this outcome or in a later one.
     fn decide(
         &mut self,
@@ -57,6 +62,17 @@ pub trait Coordinator: Sized + Send + 'static {
 
     /// The partition was replayed to its end: sets the timers that a live partition would have.
     fn loaded(&mut self, cx: &Ctx<'_, Self::Settings>, out: &mut Outcome<Self>);
+
+    /// The log has taken none of these records, which may be the last of an outcome that is divisible; what was to
+    /// be answered beside them is told as an error. Sets right what rests on them, and writes nothing. Only of a
+    /// machine that goes on then.
+    fn refused(
+        &mut self,
+        _cx: &Ctx<'_, Self::Settings>,
+        _records: &[Self::Record],
+        _out: &mut Outcome<Self>,
+    ) {
+    }
 
     /// Takes one record of the log into the durable state.
     fn apply(&mut self, at: At, record: &Self::Record);
@@ -86,7 +102,7 @@ pub struct Ctx<'a, S> {
     pub image: &'a MetadataImage,
     /// The configuration.
     pub settings: &'a S,
-    /// What its topic takes in one batch. A bigger one costs the machine: what a client can make that big is refused.
+    /// What its topic takes in one batch; a bigger one is refused.
     pub batch_bytes_max: usize,
     /// 128 random bits a call, from the host's seeded generator.
     pub random: &'a dyn Fn() -> u128,

@@ -1,5 +1,6 @@
 //! Members of one classic group in virtual time: they start, pause, die, leave, change their minds and lose their
-//! connections, while their coordinator crashes and loads what it wrote.
+//! connections, while their coordinator crashes and loads what it wrote,
+//! or cannot write.
 //!
 //! What must hold: a generation has one leader's assignment, whoever asks and however often; members that are left in
 //! peace end up with it; nobody who waits is forgotten (the driver sees to it that nobody is answered twice).
@@ -41,6 +42,8 @@ enum Op {
     Crash {
         compacts: bool,
     },
+    /// The log does not take what is written next, so often.
+    Refuse(u32),
     Advance(u64),
 }
 
@@ -56,6 +59,7 @@ fn op() -> impl Strategy<Value = Op> {
         1 => client.clone().prop_map(Op::Resubscribe),
         2 => client.prop_map(Op::Commit),
         2 => any::<bool>().prop_map(|compacts| Op::Crash { compacts }),
+        2 => (1..5_u32).prop_map(Op::Refuse),
         5 => prop_oneof![0..2_000u64, 2_000..70_000u64].prop_map(Op::Advance),
     ]
 }
@@ -115,7 +119,8 @@ impl Client {
     fn heed(&mut self, error: i16) -> bool {
         match ErrorCode::from_code(error).unwrap() {
             ErrorCode::None => return true,
-            ErrorCode::RebalanceInProgress => self.phase = Phase::MustJoin,
+            // It asks again, also if its coordinator cannot write.
+            ErrorCode::RebalanceInProgress | ErrorCode::NotCoordinator => self.phase = Phase::MustJoin,
             ErrorCode::UnknownMemberId | ErrorCode::IllegalGeneration => self.start(),
             ErrorCode::FencedInstanceId => self.phase = Phase::Out,
             other => panic!("{}: {}", self.name, other.name()),
@@ -163,6 +168,7 @@ impl Simulation {
                 self.clients[index].heed(error.code());
             }
             Op::Crash { compacts } => self.crash(compacts),
+            Op::Refuse(times) => self.world.refusals_left = times,
             Op::Advance(ms) => self.advance(ms),
             _ => {}
         }
@@ -344,6 +350,7 @@ impl Simulation {
 
     /// Nobody dies or changes any more: the group must find its peace.
     fn find_peace(&mut self) {
+        self.world.refusals_left = 0;
         self.advance(PEACE_MS);
         assert!(self.world.parked.is_empty(), "forgotten: {:?}", self.world.parked);
         let described = self.world.describe();

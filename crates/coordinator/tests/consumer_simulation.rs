@@ -1,5 +1,5 @@
 //! A consumer group in virtual time: members join, work, pause, vanish and come back, answers get lost, topics grow,
-//! the coordinator crashes. Whatever happens:
+//! the coordinator crashes, or cannot write. Whatever happens:
 //!
 //! - no partition has two holders, and a member that the group knows never works on more than it holds;
 //! - a committed offset is never lost and never goes back;
@@ -77,6 +77,10 @@ enum Op {
     Crash {
         is_compacted: bool,
     },
+    /// The log does not take what is written next, so often.
+    Refuse {
+        times: u32,
+    },
 }
 
 fn op() -> impl Strategy<Value = Op> {
@@ -98,6 +102,7 @@ fn op() -> impl Strategy<Value = Op> {
         1 => (0..TOPICS.len()).prop_map(|topic| Op::Grow { topic }),
         4 => (0..20_000_u64).prop_map(|ms| Op::Wait { ms }),
         1 => any::<bool>().prop_map(|is_compacted| Op::Crash { is_compacted }),
+        2 => (1..4_u32).prop_map(|times| Op::Refuse { times }),
     ]
 }
 
@@ -202,6 +207,7 @@ impl Simulation {
                 self.world.create_topic(TOPICS[topic], self.partition_counts[topic]);
             }
             Op::Wait { ms } => self.world.advance(ms),
+            Op::Refuse { times } => self.world.refusals_left = times,
             Op::Crash { is_compacted } => {
                 if is_compacted {
                     self.world.compact();
@@ -284,6 +290,8 @@ impl Simulation {
             }
             // Its name is still taken; it tries again.
             ErrorCode::UnreleasedInstanceId => {}
+            // So it does here, and says everything.
+            ErrorCode::NotCoordinator => process.must_say_all = true,
             other => panic!("{other}"),
         }
     }
@@ -427,6 +435,7 @@ impl Simulation {
     /// Nobody is paused any more, nothing is lost, and time goes by.
     fn settle(&mut self) {
         self.processes.retain(|process| !process.is_paused);
+        self.world.refusals_left = 0;
         for _ in 0..QUIET_ROUNDS {
             self.round();
         }

@@ -37,14 +37,32 @@ const QUIET_ROUNDS: usize = 60;
 
 #[derive(Clone, Debug)]
 enum Op {
-    Start { is_classic: bool },
-    Step { who: usize },
-    Pause { who: usize },
-    Resume { who: usize },
-    Vanish { who: usize },
-    Leave { who: usize },
-    Wait { ms: u64 },
+    Start {
+        is_classic: bool,
+    },
+    Step {
+        who: usize,
+    },
+    Pause {
+        who: usize,
+    },
+    Resume {
+        who: usize,
+    },
+    Vanish {
+        who: usize,
+    },
+    Leave {
+        who: usize,
+    },
+    Wait {
+        ms: u64,
+    },
     Crash,
+    /// The log does not take what is written next, so often.
+    Refuse {
+        times: u32,
+    },
 }
 
 fn op() -> impl Strategy<Value = Op> {
@@ -58,6 +76,7 @@ fn op() -> impl Strategy<Value = Op> {
         2 => who.prop_map(|who| Op::Leave { who }),
         4 => (0..6_000_u64).prop_map(|ms| Op::Wait { ms }),
         1 => Just(Op::Crash),
+        2 => (1..4_u32).prop_map(|times| Op::Refuse { times }),
     ]
 }
 
@@ -146,6 +165,7 @@ impl Simulation {
                 }
             }
             Op::Wait { ms } => self.world.advance(ms),
+            Op::Refuse { times } => self.world.refusals_left = times,
             Op::Crash => {
                 let dropped = self.world.crash();
                 for process in &mut self.processes {
@@ -188,6 +208,7 @@ impl Simulation {
                 self.processes[who].epoch = 0;
                 self.processes[who].owned.clear();
             }
+            ErrorCode::NotCoordinator => {}
             other => panic!("{other}"),
         }
     }
@@ -269,7 +290,7 @@ impl Simulation {
         let process = &mut self.processes[who];
         process.phase = Phase::Join;
         match error {
-            ErrorCode::RebalanceInProgress | ErrorCode::MemberIdRequired => {}
+            ErrorCode::RebalanceInProgress | ErrorCode::MemberIdRequired | ErrorCode::NotCoordinator => {}
             ErrorCode::IllegalGeneration => process.owned.clear(),
             ErrorCode::UnknownMemberId => {
                 process.owned.clear();

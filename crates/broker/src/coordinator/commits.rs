@@ -34,6 +34,8 @@ struct Inner<C: Coordinator> {
     committed: Offset,
     held: VecDeque<(Offset, Held<C>)>,
     has_failed: bool,
+    /// Something was committed since the last load.
+    has_appended: bool,
 }
 
 /// What waits.
@@ -44,7 +46,8 @@ enum Held<C: Coordinator> {
 
 impl<C: Coordinator> Commits<C> {
     pub(super) fn new(changed: Arc<Notify>, effects: Arc<Effects<C::Effect>>) -> Self {
-        let inner = Inner { committed: Offset(0), held: VecDeque::new(), has_failed: false };
+        let inner =
+            Inner { committed: Offset(0), held: VecDeque::new(), has_failed: false, has_appended: false };
         Self { inner: Mutex::new(inner), changed, effects }
     }
 
@@ -53,6 +56,7 @@ impl<C: Coordinator> Commits<C> {
         let mut inner = self.locked();
         inner.committed = end;
         inner.has_failed = false;
+        inner.has_appended = false;
         inner.held.clear();
     }
 
@@ -103,7 +107,10 @@ impl<C: Coordinator> Commits<C> {
                 );
                 inner.fail();
             }
-            Ok(_) => inner.committed = inner.committed.max(end),
+            Ok(_) => {
+                inner.committed = inner.committed.max(end);
+                inner.has_appended = true;
+            }
             Err(error) => {
                 tracing::warn!(%error, "a coordinator's records were not written: it loads them again");
                 inner.fail();
@@ -122,6 +129,10 @@ impl<C: Coordinator> Commits<C> {
 
     pub(super) fn has_failed(&self) -> bool {
         self.locked().has_failed
+    }
+
+    pub(super) fn has_appended(&self) -> bool {
+        self.locked().has_appended
     }
 
     fn release(&self) {

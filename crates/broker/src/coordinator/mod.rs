@@ -8,6 +8,8 @@
 
 mod commits;
 mod effects;
+#[cfg(test)]
+mod full_disk;
 mod loader;
 mod shard;
 #[cfg(test)]
@@ -75,6 +77,9 @@ pub(crate) enum Unavailable {
     /// Its partition is not here, or what was decided could not be written.
     #[error("the coordinator is not here")]
     Lost,
+    /// What was decided is more than its partition takes in one batch; it has not happened.
+    #[error("what follows is too large for the coordinator's partition")]
+    TooLarge,
 }
 
 impl Unavailable {
@@ -82,6 +87,8 @@ impl Unavailable {
         match self {
             Self::Loading => ErrorCode::CoordinatorLoadInProgress,
             Self::Lost => ErrorCode::NotCoordinator,
+            // What Kafka's coordinator answers for a batch that its log does not take.
+            Self::TooLarge => ErrorCode::UnknownServerError,
         }
     }
 }

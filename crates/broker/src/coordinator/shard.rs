@@ -5,6 +5,9 @@
 //! command in the queue and goes away: nobody waits for a machine on a network worker, because an
 //! append may be slow. The shard's task loads, fires timers and loads again after a failure.
 //!
+//! What the log refuses at once was not applied: that command alone fails, and the machine goes on. An append that
+//! fails later, on another thread, costs the machine; the more such failures in a row, the longer until the next load.
+//!
 //! **Invariants:** at most one thread has the machine; records are applied in the order of the log;
 //! nothing is decided once a load is due; every asker gets an answer or [`Unavailable`].
 
@@ -30,10 +33,12 @@ use super::{Unavailable, World};
 use crate::host::{Host, Pool};
 use crate::log_dirs::DirState;
 use crate::partition::acks::AppendOwner;
-use crate::partition::{Append, AppendGroup, Partition, Ticket};
+use crate::partition::{Append, AppendFailure, AppendGroup, Partition, Ticket};
 
-/// How long after a failure the next load is tried.
+/// How long after a load that failed the next one is tried; and after one that nothing could be appended behind.
 const RELOAD_MS: u64 = 500;
+/// Each further one of the latter doubles the pause, so often.
+const RELOAD_DOUBLINGS_MAX: u32 = 4;
 /// How many loads fail between two lines in the log.
 const LOADS_PER_COMPLAINT: u32 = 120;
 /// Timers that fire in one turn.
@@ -352,17 +357,24 @@ impl<H: Host, C: Coordinator + Default> Shard<H, C> {
 
     async fn run(self: Arc<Self>, mut stop: watch::Receiver<bool>) {
         let host = self.world.host.clone();
-        let mut failed_count = 0;
+        let (mut failed_count, mut fruitless_count) = (0, 0);
         while !*stop.borrow() && !self.is_closed() {
-            if self.load(failed_count % LOADS_PER_COMPLAINT == 0).await {
+            let pause_ms = if self.load(failed_count % LOADS_PER_COMPLAINT == 0).await {
                 failed_count = 0;
                 self.serve(&mut stop).await;
+                if self.commits.has_appended() {
+                    fruitless_count = 0;
+                    continue;
+                }
+                fruitless_count += 1;
+                RELOAD_MS << RELOAD_DOUBLINGS_MAX.min(fruitless_count - 1)
             } else {
                 failed_count += 1;
-                tokio::select! { biased;
-                    _ = stop.changed() => {}
-                    () = host.sleep_until(host.mono().plus_ms(RELOAD_MS)) => {}
-                }
+                RELOAD_MS
+            };
+            tokio::select! { biased;
+                _ = stop.changed() => {}
+                () = host.sleep_until(host.mono().plus_ms(pause_ms)) => {}
             }
         }
         self.close();
@@ -457,14 +469,11 @@ impl<H: Host, C: Coordinator + Default> Shard<H, C> {
 
     /// Appends, applies, holds the answers back. Gives the directory that somebody waits for.
     fn carry_out(&self, active: &mut Active<C>, mut out: Outcome<C>) -> Option<Arc<DirState>> {
-        if !out.timers.is_empty() {
-            let first_before = active.timers.next();
-            out.timers.drain(..).for_each(|op| active.timers.change(op));
-            if active.timers.next() != first_before {
-                self.changed.notify_one();
-            }
+        self.set_timers(active, &mut out);
+        let (dirty, refused) = self.write(active, &mut out);
+        if let Some(because) = refused {
+            self.withdraw(active, &mut out, because);
         }
-        let dirty = self.write(active, &mut out);
         for (key, reply) in out.replies.drain(..) {
             if let Some(asker) = active.waiting.remove(&key) {
                 self.commits.hold(active.end, asker, reply);
@@ -477,10 +486,42 @@ impl<H: Host, C: Coordinator + Default> Shard<H, C> {
         dirty
     }
 
-    fn write(&self, active: &mut Active<C>, out: &mut Outcome<C>) -> Option<Arc<DirState>> {
+    fn set_timers(&self, active: &mut Active<C>, out: &mut Outcome<C>) {
+        if out.timers.is_empty() {
+            return;
+        }
+        let first_before = active.timers.next();
+        out.timers.drain(..).for_each(|op| active.timers.change(op));
+        if active.timers.next() != first_before {
+            self.changed.notify_one();
+        }
+    }
+
+    /// What is left of `out` is not in the log: whoever would have been answered hears so, and the machine sets
+    /// right what it did beside.
+    fn withdraw(&self, active: &mut Active<C>, out: &mut Outcome<C>, because: Unavailable) {
+        for (key, _) in out.replies.drain(..) {
+            if let Some(asker) = active.waiting.remove(&key) {
+                // Whoever asked may have gone.
+                let _ = asker.send(Err(because));
+            }
+        }
+        out.effects.clear();
+        let records = std::mem::take(&mut out.records);
+        self.with_context(|cx| active.machine.refused(cx, &records, out));
+        debug_assert!(out.records.is_empty(), "the log has just refused some");
+        self.set_timers(active, out);
+    }
+
+    /// Appends and applies. Leaves what was refused in `out`, and says why.
+    fn write(
+        &self,
+        active: &mut Active<C>,
+        out: &mut Outcome<C>,
+    ) -> (Option<Arc<DirState>>, Option<Unavailable>) {
         let (is_divisible, transaction) = (std::mem::take(&mut out.is_divisible), out.transaction.take());
         let records = &mut out.records;
-        let mut dirty = None;
+        let (mut dirty, mut refused) = (None, None);
         let builder = || {
             let builder = BatchBuilder::new().codec(self.world.codec);
             match transaction {
@@ -490,38 +531,57 @@ impl<H: Host, C: Coordinator + Default> Shard<H, C> {
         };
         let now_ms = self.world.host.wall().0;
         let mut batch = builder();
-        let first = active.end;
-        let mut rest = records.iter().peekable();
-        while let Some(record) = rest.next() {
+        let (mut end, mut taken) = (active.end, 0);
+        for (index, record) in records.iter().enumerate() {
             if let Err(error) = push(&mut batch, record, now_ms) {
-                tracing::error!(%error, "a coordinator's record cannot be written: it loads again");
-                self.commits.fail();
-                records.clear();
-                return dirty;
+                tracing::error!(%error, "a coordinator's record cannot be written");
+                refused = Some(Unavailable::TooLarge);
+                break;
             }
-            active.end = active.end.plus(1);
-            if rest.peek().is_none() || is_divisible && batch.size_bytes() >= BATCH_BYTES {
+            end = end.plus(1);
+            let is_last = index + 1 == records.len();
+            if is_last || is_divisible && batch.size_bytes() >= BATCH_BYTES {
                 let full = std::mem::replace(&mut batch, builder());
-                dirty = self.append(full, active.end).or(dirty);
+                match self.append(full, end) {
+                    Ok(wanting) => dirty = wanting.or(dirty),
+                    Err(because) => {
+                        refused = Some(because);
+                        break;
+                    }
+                }
+                taken = index + 1;
             }
         }
-        for (offset, record) in (first.0..).zip(records.drain(..)) {
+        for (offset, record) in (active.end.0..).zip(records.drain(..taken)) {
             let at = At { offset: Offset(offset), transaction: transaction.map(|(id, _)| id) };
             active.machine.apply(at, &record);
+            active.end = Offset(offset + 1);
         }
-        dirty
+        if refused.is_some() && !C::OUTLIVES_REFUSALS {
+            self.commits.fail();
+        }
+        (dirty, refused)
     }
 
-    /// One batch, behind which the log ends at `end`.
-    fn append(&self, batch: BatchBuilder, end: Offset) -> Option<Arc<DirState>> {
+    /// One batch, behind which the log ends at `end`; the error if nothing was written, and the files are as they
+    /// were.
+    fn append(&self, batch: BatchBuilder, end: Offset) -> Result<Option<Arc<DirState>>, Unavailable> {
         let batch = trusted_batch(batch.build()).expect("a batch that was just built");
+        if C::OUTLIVES_REFUSALS && batch.bytes.len() > self.world.batch_bytes_max.load(Ordering::Relaxed) {
+            return Err(Unavailable::TooLarge);
+        }
         let ticket = Ticket { slot: end.0 as u64, place: (0, 0), waits_for_commit: true };
         let group =
             AppendGroup { batches: vec![batch], tickets: vec![ticket], origin: AppendOrigin::Coordinator };
         let owner: Arc<dyn AppendOwner> = self.commits.clone();
-        match self.partition.append(&self.world.host, group, &owner) {
+        Ok(match self.partition.append(&self.world.host, group, &owner) {
             Append::Queued => None,
             Append::Done(results) => match results.into_iter().next() {
+                Some(Some(Err(AppendFailure::Refused(_))))
+                    if C::OUTLIVES_REFUSALS && !self.partition.is_offline() =>
+                {
+                    return Err(Unavailable::Lost);
+                }
                 Some(Some(result)) => {
                     self.commits.note(end, &result);
                     self.commits.wake();
@@ -529,7 +589,7 @@ impl<H: Host, C: Coordinator + Default> Shard<H, C> {
                 }
                 Some(None) | None => Some(self.partition.want_commit(&self.world.host)),
             },
-        }
+        })
     }
 
     fn with_context<T>(&self, job: impl FnOnce(&Ctx<'_, C::Settings>) -> T) -> T {

@@ -29,7 +29,7 @@ pub(crate) fn handle<H: Host>(broker: &Arc<Broker<H>>, mut frame: Frame) -> Hand
             match shard.ask(command).await {
                 Ok(GroupReply::ListGroups(listed)) => groups.extend(listed),
                 Ok(other) => unreachable!("{other:?} answers ListGroups"),
-                Err(Unavailable::Lost) => {}
+                Err(Unavailable::Lost | Unavailable::TooLarge) => {}
                 Err(loading) => {
                     let error_code = loading.error_code().code();
                     return meta.reply(&ListGroupsResponse { error_code, ..Default::default() });

@@ -74,7 +74,7 @@ async fn list<H: Host>(
         match shard.ask(TransactionCommand::List(filter.clone())).await {
             Ok(TransactionReply::Listed(listed)) => all.extend(listed),
             Ok(other) => unreachable!("{other:?} answers a list"),
-            Err(Unavailable::Lost) => {}
+            Err(Unavailable::Lost | Unavailable::TooLarge) => {}
             Err(loading) => return Err(loading.error_code()),
         }
     }

@@ -34,7 +34,6 @@ use klamm_protocol::messages::txn_offset_commit::{
 
 use super::{Frame, Handled};
 use crate::broker::Broker;
-use crate::coordinator::Unavailable;
 use crate::host::Host;
 use crate::transactions::admission::{Claim, ClientLevel, admit};
 
@@ -94,7 +93,7 @@ async fn commit<H: Host>(
         Ok(Err(AppendError::InvalidProducerEpoch(_))) => Err(ErrorCode::InvalidProducerEpoch),
         Ok(Err(AppendError::InvalidTxnState(_))) => Err(ErrorCode::InvalidTxnState),
         Ok(Err(error)) => unreachable!("{error} where only transactions are looked at"),
-        Err(unavailable @ (Unavailable::Loading | Unavailable::Lost)) => Err(unavailable.error_code()),
+        Err(unavailable) => Err(unavailable.error_code()),
     }
 }
 

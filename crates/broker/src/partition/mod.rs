@@ -89,6 +89,18 @@ enum Role {
     Closed,
 }
 
+/// What came of asking for the role.
+enum Turn<'a> {
+    Mine(Box<Log>),
+    /// Another thread has it; what is queued now it will do.
+    Busy(MutexGuard<'a, Appender>),
+    Closed,
+}
+
+fn closed(group: &AppendGroup) -> Vec<Option<AppendResult>> {
+    group.tickets.iter().map(|_| Some(Err(AppendFailure::Closed))).collect()
+}
+
 struct Appender {
     role: Role,
     waiting: VecDeque<Work>,
@@ -221,26 +233,61 @@ impl Partition {
         group: AppendGroup,
         owner: &Arc<dyn AppendOwner>,
     ) -> Append {
-        let mut log = {
-            let mut appender = self.locked();
-            match std::mem::replace(&mut appender.role, Role::Taken) {
-                Role::Free(log) => log,
-                Role::Taken => {
-                    owner.add_queued(group.batches.iter().map(|batch| batch.bytes.len()).sum());
-                    appender.waiting.push_back(Work::Append { group, owner: owner.clone() });
-                    return Append::Queued;
-                }
-                Role::Closed => {
-                    appender.role = Role::Closed;
-                    let closed = || Some(Err(AppendFailure::Closed));
-                    return Append::Done(group.tickets.iter().map(|_| closed()).collect());
-                }
+        match self.take_turn() {
+            Turn::Mine(log) => Append::Done(self.append_with(host, log, group, owner)),
+            Turn::Busy(mut appender) => {
+                owner.add_queued(group.batches.iter().map(|batch| batch.bytes.len()).sum());
+                appender.waiting.push_back(Work::Append { group, owner: owner.clone() });
+                Append::Queued
             }
-        };
+            Turn::Closed => Append::Done(closed(&group)),
+        }
+    }
+
+    /// As [`Partition::append`], once nobody else is appending: what becomes of the write is known then.
+    pub(crate) async fn append_in_turn<H: Host>(
+        self: &Arc<Self>,
+        host: &H,
+        group: AppendGroup,
+        owner: &Arc<dyn AppendOwner>,
+    ) -> Vec<Option<AppendResult>> {
+        loop {
+            match self.take_turn() {
+                Turn::Mine(log) => return self.append_with(host, log, group, owner),
+                Turn::Busy(_) => {}
+                Turn::Closed => return closed(&group),
+            }
+            // As in `close`: the role is about to be free.
+            if self.with_log(host, |_| ()).await.is_none() {
+                return closed(&group);
+            }
+            tokio::task::yield_now().await;
+        }
+    }
+
+    fn append_with<H: Host>(
+        self: &Arc<Self>,
+        host: &H,
+        mut log: Box<Log>,
+        group: AppendGroup,
+        owner: &Arc<dyn AppendOwner>,
+    ) -> Vec<Option<AppendResult>> {
         let _guard = RoleGuard(self);
         let results = self.write(host, &mut log, &group.batches, group.origin);
         self.hand_over(host, log);
-        Append::Done(self.park(&group.tickets, results, owner))
+        self.park(&group.tickets, results, owner)
+    }
+
+    fn take_turn(&self) -> Turn<'_> {
+        let mut appender = self.locked();
+        match std::mem::replace(&mut appender.role, Role::Taken) {
+            Role::Free(log) => Turn::Mine(log),
+            Role::Taken => Turn::Busy(appender),
+            Role::Closed => {
+                appender.role = Role::Closed;
+                Turn::Closed
+            }
+        }
     }
 
     /// Runs `job` with the log, in its turn, and gives its result. `None` once the partition is closed.

@@ -196,7 +196,7 @@ async fn write_markers<H: Host>(broker: &Broker<H>, markers: Markers, stop: &wat
             Ok(other) => unreachable!("{other:?} answers markers"),
             // It loads, or will; it may have heard, and its answer got lost: what it says it prepared
             // where this was prepared is this.
-            Err(Unavailable::Loading | Unavailable::Lost) => {
+            Err(Unavailable::Loading | Unavailable::Lost | Unavailable::TooLarge) => {
                 if !wait(broker, stop, RETRY_MS).await {
                     return;
                 }

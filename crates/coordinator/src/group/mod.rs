@@ -17,7 +17,7 @@ pub mod offsets;
 pub mod record;
 pub mod settings;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::convert::Infallible;
 use std::mem::discriminant;
 use std::sync::Arc;
@@ -205,6 +205,8 @@ impl Coordinator for GroupCoordinator {
     type Effect = Infallible;
     type Settings = GroupSettings;
 
+    const OUTLIVES_REFUSALS: bool = true;
+
     fn decide(&mut self, cx: &GroupCtx<'_>, key: ReplyKey, command: GroupCommand, out: &mut GroupOutcome) {
         match command {
             GroupCommand::JoinGroup { request, version, client } => {
@@ -279,6 +281,24 @@ impl Coordinator for GroupCoordinator {
                 Some(Group::Consumer(group)) => group.loaded(cx, &id, out),
                 Some(Group::Share | Group::Streams) | None => {}
             }
+        }
+    }
+
+    fn refused(&mut self, cx: &GroupCtx<'_>, records: &[GroupRecord], out: &mut GroupOutcome) {
+        let mut consumer_groups = BTreeSet::new();
+        for record in records {
+            match record {
+                // Offsets have nothing beside their records, and what was to be deleted stays.
+                GroupRecord::OffsetCommit(..)
+                | GroupRecord::GroupMetadata(_, None)
+                | GroupRecord::ShareGroupMetadata(..)
+                | GroupRecord::StreamsGroupMetadata(..) => {}
+                GroupRecord::GroupMetadata(key, Some(_)) => self.refused_classic(cx, &key.group, out),
+                of_consumer_group => consumer_groups.extend(consumer::group_of(of_consumer_group)),
+            }
+        }
+        for id in consumer_groups {
+            self.refused_consumer(cx, id, out);
         }
     }
 
@@ -365,6 +385,8 @@ impl GroupCoordinator {
             Some(Group::Consumer(group)) => group.validate_delete(),
         };
         if result.is_ok() {
+            // A crash in between leaves a group with fewer offsets, to be deleted again.
+            out.is_divisible = true;
             self.offsets.write_tombstones(id, out);
             match self.groups.get(id) {
                 Some(Group::Classic(group)) => group.write_tombstones(id, out),

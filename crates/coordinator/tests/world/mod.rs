@@ -2,14 +2,15 @@
 //!
 //! It does what the broker's coordinator host does: records are applied right after the decision that
 //! wrote them, replies are handed out, timers fire in the order of their times. A crash replays the
-//! log's bytes into a new machine and drops whoever waits. What it deliberately does not do: delay a
-//! commit or fail an append.
+//! log's bytes into a new machine and drops whoever waits. What it is told to refuse, or is too large for a batch, is
+//! not applied and answered with an error. What it deliberately does not do: delay a commit.
 //!
 //! Invariants: a key is answered at most once, and only if it was asked; a record that is read back
 //! says what was written.
 
 #![allow(dead_code, reason = "each test binary uses a part")]
 
+mod refusal;
 mod shown;
 
 use std::cell::Cell;
@@ -49,6 +50,8 @@ pub struct World {
     pub settings: GroupSettings,
     /// What the topic takes.
     pub batch_bytes_max: usize,
+    /// So many outcomes with records the log does not take from now on.
+    pub refusals_left: u32,
     pub timers: BTreeMap<GroupTimer, MonoMs>,
     /// Asked and not answered yet.
     pub parked: BTreeSet<ReplyKey>,
@@ -77,6 +80,7 @@ impl World {
             image: MetadataImage::default(),
             settings: GroupSettings::from(&ConfigLayers::default()),
             batch_bytes_max: 1_048_588,
+            refusals_left: 0,
             timers: BTreeMap::new(),
             parked: BTreeSet::new(),
             replies: BTreeMap::new(),
@@ -285,6 +289,10 @@ impl World {
             random: &random,
         };
         call(&mut self.machine, &cx, &mut out);
+        if let Some(error) = refusal::why(&out, &mut self.refusals_left, self.batch_bytes_max) {
+            writeln!(self.transcript, "! refused: {}", error.name()).unwrap();
+            refusal::refuse(&mut self.machine, &cx, &mut out, error);
+        }
         let transaction = out.transaction.map(|(producer, _)| producer);
         for record in out.records {
             self.apply_and_keep(record, transaction);

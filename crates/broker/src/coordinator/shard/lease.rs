@@ -3,8 +3,7 @@
 //! A command that the log would refuse costs its machine: there is no undo, it loads again. What a client or
 //! another coordinator may send at any time (offsets in a transaction, markers) is therefore asked of the log
 //! first, in the machine's turn: nothing can come between the question and the append. A marker decides nothing:
-//! if its write fails at once, as on a full disk, the machine has never heard of it. What it deliberately does
-//! not do: take back an append that was left to another thread; if that one fails the machine loads again.
+//! it is written in the log's turn, and if that fails, as on a full disk, the machine has never heard of it.
 //!
 //! **Invariants:** whoever holds a lease waits for the log's turn and for nothing else, since nobody else gets
 //! an answer meanwhile; a lease that is dropped, wherever its task ended, gives the role back.
@@ -21,7 +20,7 @@ use super::{Active, Role, RoleGuard, Shard, Unavailable, Work};
 use crate::host::Host;
 use crate::net::waker::Completion;
 use crate::partition::append_one::Waiting;
-use crate::partition::{Append, AppendFailure, AppendGroup, AppendResult, Partition, Ticket};
+use crate::partition::{AppendFailure, AppendGroup, AppendResult, Partition, Ticket};
 
 /// The role.
 struct Lease<H: Host, C: Coordinator + Default> {
@@ -107,19 +106,17 @@ impl<H: Host, C: Coordinator + Default> Shard<H, C> {
         let ticket = Ticket { slot, place: (0, 0), waits_for_commit: true };
         let group = AppendGroup { batches: vec![marker], tickets: vec![ticket], origin };
         let mut dirty = None;
-        if let Append::Done(mut results) = self.partition.append(host, group, &owner) {
-            match results.pop().flatten() {
-                // Nothing was written, and the files are as they were: so is the machine.
-                Some(Err(refused @ AppendFailure::Refused(_))) if !self.partition.is_offline() => {
-                    active.end = before;
-                    return Ok(Err(refused));
-                }
-                Some(result) => {
-                    owner.leave(Completion { slot, place: ticket.place, result });
-                    owner.wake();
-                }
-                None => dirty = Some(self.partition.want_commit(host)),
+        match self.partition.append_in_turn(host, group, &owner).await.pop().flatten() {
+            // Nothing was written, and the files are as they were: so is the machine.
+            Some(Err(refused @ AppendFailure::Refused(_))) if !self.partition.is_offline() => {
+                active.end = before;
+                return Ok(Err(refused));
             }
+            Some(result) => {
+                owner.leave(Completion { slot, place: ticket.place, result });
+                owner.wake();
+            }
+            None => dirty = Some(self.partition.want_commit(host)),
         }
         // Should it not be in the log after all, the machine is loaded again.
         active.machine.end_transaction(id, is_commit);

@@ -15,7 +15,7 @@ use klamm_protocol::error_code::ErrorCode;
 use klamm_protocol::messages::join_group::{JoinGroupRequest, JoinGroupResponse};
 
 use super::member::{Member, protocols_of, text, unsigned};
-use super::record::{empty_value, group_record};
+use super::record::{empty_value, fits_a_batch, group_record};
 use super::{ClassicGroup, ClassicTimer, State, Turn};
 use crate::contract::ReplyKey;
 use crate::group::{Client, Group, GroupCoordinator, GroupCtx, GroupOutcome, GroupReply};
@@ -209,6 +209,9 @@ impl ClassicGroup {
         new_id: &Arc<str>,
     ) {
         let old_leader = self.leader.clone();
+        let old = self.members.get(old_id).map(|member| {
+            (member.protocols.clone(), (member.rebalance_timeout_ms, member.session_timeout_ms))
+        });
         self.replace(turn, old_id, new_id);
         let protocols = protocols_of(&joiner.request.protocols);
         let timeouts_ms = joiner.timeouts_ms();
@@ -224,7 +227,16 @@ impl ClassicGroup {
             return self.rebalance_or_complete(turn);
         }
         let assignments = self.members.iter().map(|(id, member)| (&**id, &*member.assignment)).collect();
-        turn.out.write(group_record(turn.id, self.to_value(&assignments)));
+        let record = group_record(turn.id, self.to_value(&assignments));
+        if !fits_a_batch(&record, turn.cx.batch_bytes_max) {
+            // What it says is more than the topic takes: its predecessor stays.
+            self.replace(turn, new_id, old_id);
+            if let Some((protocols, timeouts_ms)) = old {
+                self.update(turn, old_id, protocols, timeouts_ms, None);
+            }
+            return turn.refuse_join(joiner.key, "", ErrorCode::UnknownServerError);
+        }
+        turn.out.write(record);
         let mut response = self.join_response(new_id);
         if joiner.version >= SKIP_ASSIGNMENT_VERSION_MIN {
             response.skip_assignment = self.is_leader(new_id);

@@ -38,6 +38,8 @@ pub(super) use migration::Takeover;
 use member::{Member, text, unsigned};
 use rebalance::InitialRebalance;
 
+/// Until a group that has lost its last member is written once more, after a log that did not take it.
+const EMPTY_RETRY_MS: u64 = 1_000;
 /// The protocol type of consumers.
 const CONSUMER: &str = "consumer";
 
@@ -256,6 +258,21 @@ impl GroupCoordinator {
             ClassicTimer::Join => group.end_join(&mut turn),
             ClassicTimer::Sync => group.expire_sync(&mut turn),
             ClassicTimer::Session(member_id) => group.expire_session(&mut turn, &member_id),
+        }
+    }
+
+    /// The group as it is was not written. Its members have not heard of it, or are refused, and join again.
+    pub(super) fn refused_classic(&mut self, cx: &GroupCtx<'_>, id: &str, out: &mut GroupOutcome) {
+        let Some((id, group)) = self.classic(id) else { return };
+        let mut turn = Turn { cx, id: &id, out };
+        match group.state {
+            State::CompletingRebalance | State::Stable => group.prepare_rebalance(&mut turn),
+            // That nobody is left is written by the next try.
+            State::PreparingRebalance if group.members.is_empty() => {
+                turn.set_timer_in(ClassicTimer::Join, EMPTY_RETRY_MS);
+            }
+            // Its first member joins, whom the end of the rebalance will write.
+            State::Empty | State::PreparingRebalance => {}
         }
     }
 

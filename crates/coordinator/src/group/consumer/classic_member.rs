@@ -47,6 +47,7 @@ impl GroupCoordinator {
         let response = joined.unwrap_or_else(|refusal| {
             out.records.truncate(records);
             out.timers.truncate(timers);
+            self.forget_checked_topics(&request.group_id);
             JoinGroupResponse { error_code: refusal.error.code(), ..Default::default() }
         });
         out.reply(key, GroupReply::JoinGroup(response));

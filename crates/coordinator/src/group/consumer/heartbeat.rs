@@ -43,6 +43,7 @@ impl GroupCoordinator {
         answered.unwrap_or_else(|refusal| {
             out.records.truncate(records);
             out.timers.truncate(timers);
+            self.forget_checked_topics(&request.group_id);
             ConsumerGroupHeartbeatResponse {
                 error_code: refusal.error.code(),
                 error_message: Some(WireStr::from(refusal.message)),

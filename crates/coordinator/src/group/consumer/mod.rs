@@ -33,10 +33,11 @@ use klamm_protocol::error_code::ErrorCode;
 use klamm_protocol::ids::{TopicId, Uuid};
 
 pub use self::group::ConsumerGroup;
+pub(super) use self::records::group_of;
 pub(super) use self::topics::Topics;
 
 use super::offsets::{Committer, Expiration};
-use super::{GroupCoordinator, GroupCtx, GroupOutcome, GroupTimer};
+use super::{Group, GroupCoordinator, GroupCtx, GroupOutcome, GroupTimer};
 use member::{Member, MemberState};
 
 /// The first version of OffsetCommit that knows member epochs.
@@ -221,6 +222,26 @@ fn new_member_id(cx: &GroupCtx<'_>) -> Arc<str> {
 }
 
 impl GroupCoordinator {
+    /// Records of the group were not written: what was decided beside them is forgotten, as by a load.
+    pub(super) fn refused_consumer(&mut self, cx: &GroupCtx<'_>, id: &str, out: &mut GroupOutcome) {
+        let Some((id, _)) = self.groups.get_key_value(id) else { return };
+        let id = id.clone();
+        if let Some(Group::Consumer(group)) = self.groups.get_mut(&id) {
+            for member_id in group.members().keys() {
+                heartbeat::cancel_timers(&id, member_id, out);
+            }
+            group.soft = group::Soft::default();
+            group.loaded(cx, &id, out);
+        }
+    }
+
+    /// The group's topics are compared again: what followed from the last comparison is not written.
+    fn forget_checked_topics(&mut self, id: &str) {
+        if let Some(Group::Consumer(group)) = self.groups.get_mut(id) {
+            group.soft.checked_topics = None;
+        }
+    }
+
     /// Topics came, went or grew.
     pub(super) fn follow_topics(
         &mut self,

@@ -17,6 +17,23 @@ use super::super::record::GroupRecord;
 use super::group::{ConsumerGroup, ResolvedRegex};
 use super::member::Member;
 
+/// The consumer group that a record is about; `None` if it is about no such group.
+pub(in crate::group) fn group_of(record: &GroupRecord) -> Option<&str> {
+    Some(match record {
+        GroupRecord::ConsumerGroupMetadata(key, _) => &key.group_id,
+        GroupRecord::ConsumerGroupPartitionMetadata(key, _) => &key.group_id,
+        GroupRecord::ConsumerGroupMemberMetadata(key, _) => &key.group_id,
+        GroupRecord::ConsumerGroupTargetAssignmentMetadata(key, _) => &key.group_id,
+        GroupRecord::ConsumerGroupTargetAssignmentMember(key, _) => &key.group_id,
+        GroupRecord::ConsumerGroupCurrentMemberAssignment(key, _) => &key.group_id,
+        GroupRecord::ConsumerGroupRegularExpression(key, _) => &key.group_id,
+        GroupRecord::OffsetCommit(..)
+        | GroupRecord::GroupMetadata(..)
+        | GroupRecord::ShareGroupMetadata(..)
+        | GroupRecord::StreamsGroupMetadata(..) => return None,
+    })
+}
+
 /// Copies: what a record holds is its own.
 pub(super) fn wire(text: &str) -> WireStr {
     WireStr::from(text.to_owned())
