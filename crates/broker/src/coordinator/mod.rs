@@ -32,7 +32,7 @@ use klamm_protocol::records::{Attributes, Codec};
 use tokio::sync::watch;
 
 use effects::Effects;
-pub(crate) use shard::Shard;
+pub(crate) use shard::{Asked, Shard};
 
 use crate::host::Host;
 use crate::partition::registry::TopicIndex;

@@ -74,6 +74,29 @@ enum Role<C: Coordinator> {
     Closed,
 }
 
+/// What came of asking.
+pub(crate) enum Asked<C: Coordinator> {
+    Answered(C::Reply),
+    Waits(Pending<C>),
+}
+
+/// An answer that is not there yet.
+pub(crate) struct Pending<C: Coordinator> {
+    answer: Answer<C>,
+    /// What must be committed for it.
+    dirty: Option<Arc<DirState>>,
+}
+
+impl<C: Coordinator> Pending<C> {
+    /// Waits, and may flush here and now.
+    pub(crate) async fn answer<H: Host>(self, host: &H) -> Result<C::Reply, Unavailable> {
+        if let Some(dir) = self.dirty {
+            dir.commit(host);
+        }
+        self.answer.await.unwrap_or(Err(Unavailable::Lost))
+    }
+}
+
 /// What became of a command.
 enum Taken<C: Coordinator> {
     /// The asker has the role.
@@ -155,14 +178,18 @@ impl<H: Host, C: Coordinator + Default> Shard<H, C> {
     /// Decides on `command`, here and now if nobody else is at it; the answer comes once everything it
     /// rests on is committed.
     pub(crate) async fn ask(self: &Arc<Self>, command: C::Command) -> Result<C::Reply, Unavailable> {
-        let answer = match self.take_or_queue(command)? {
-            Taken::Queued(answer) => answer,
-            Taken::Role(active, command) => match self.decide_now(active, command) {
-                Ok(reply) => return Ok(reply),
-                Err(answer) => answer,
-            },
-        };
-        answer.await.unwrap_or(Err(Unavailable::Lost))
+        match self.ask_now(command)? {
+            Asked::Answered(reply) => Ok(reply),
+            Asked::Waits(pending) => pending.answer(&self.world.host).await,
+        }
+    }
+
+    /// As [`Shard::ask`], for who has something else to do before it waits: this never flushes.
+    pub(crate) fn ask_now(self: &Arc<Self>, command: C::Command) -> Result<Asked<C>, Unavailable> {
+        match self.take_or_queue(command)? {
+            Taken::Queued(answer) => Ok(Asked::Waits(Pending { answer, dirty: None })),
+            Taken::Role(active, command) => self.decide_now(active, command),
+        }
     }
 
     fn take_or_queue(&self, command: C::Command) -> Result<Taken<C>, Unavailable> {
@@ -182,12 +209,12 @@ impl<H: Host, C: Coordinator + Default> Shard<H, C> {
         }
     }
 
-    /// Decides with the role, and gives it on. The reply, if it may leave at once.
+    /// Decides with the role, and gives it on.
     fn decide_now(
         self: &Arc<Self>,
         mut active: Box<Active<C>>,
         command: C::Command,
-    ) -> Result<C::Reply, Answer<C>> {
+    ) -> Result<Asked<C>, Unavailable> {
         let guard = RoleGuard(self);
         let key = active.draw_key();
         let mut out = std::mem::take(&mut active.out);
@@ -197,21 +224,25 @@ impl<H: Host, C: Coordinator + Default> Shard<H, C> {
             && matches!(&*out.replies, [(of, _)] if *of == key)
             && self.commits.is_committed(active.end);
         let now = if is_at_once { out.replies.pop() } else { None };
-        let (result, dirty) = match now {
-            Some((_, reply)) => (Ok(reply), self.carry_out(&mut active, out)),
+        let asked = match now {
+            Some((_, reply)) => {
+                // Nobody else's answer waits for it, so nothing is to be committed.
+                let _ = self.carry_out(&mut active, out);
+                Ok(Asked::Answered(reply))
+            }
             None => {
-                let (asker, answer) = oneshot::channel();
+                let (asker, mut answer) = oneshot::channel();
                 active.waiting.insert(key, asker);
-                (Err(answer), self.carry_out(&mut active, out))
+                let dirty = self.carry_out(&mut active, out);
+                match answer.try_recv() {
+                    Ok(answered) => answered.map(Asked::Answered),
+                    Err(_) => Ok(Asked::Waits(Pending { answer, dirty })),
+                }
             }
         };
         drop(guard);
         self.give_back(active);
-        // Without the role: it may flush here and now.
-        if let Some(dir) = dirty {
-            dir.commit(&self.world.host);
-        }
-        result
+        asked
     }
 
     /// The metadata has changed.

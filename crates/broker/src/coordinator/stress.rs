@@ -19,7 +19,7 @@ use klamm_protocol::time::WallMs;
 use tokio::sync::watch;
 
 use super::effects::Effects;
-use super::{Shard, Unavailable, World};
+use super::{Asked, Shard, Unavailable, World};
 use crate::host::RealHost;
 use crate::partition::stress::{directory_on, partition_in};
 
@@ -140,6 +140,32 @@ fn marker(coordinator_epoch: i32) -> ValidatedBatch {
     let (id, epoch) = (ProducerId(1), ProducerEpoch(0));
     let marker = BatchBuilder::end_transaction_marker(true, coordinator_epoch, id, epoch, 1).build();
     trusted_batch(marker).expect("a batch that was just built")
+}
+
+/// What a connection brought can be answered in one piece only if asking itself never flushes.
+#[test]
+fn asking_flushes_nothing_and_waits_only_for_a_flush() {
+    on_threads(async {
+        for durability in [Durability::PageCache, Durability::Flushed] {
+            let disk = MemoryDisk::new();
+            let partition = partition_in(&directory_on(&disk), &disk, 0, durability);
+            let host = RealHost::new();
+            let (_stop, stopped) = watch::channel(false);
+            let shard = Shard::<RealHost, Scribe>::start(world(host.clone()), partition.clone(), stopped);
+            while shard.ask(false).await == Err(Unavailable::Loading) {
+                tokio::task::yield_now().await;
+            }
+            match shard.ask_now(false).expect("it has loaded") {
+                Asked::Answered(()) => assert_eq!(durability, Durability::PageCache),
+                Asked::Waits(pending) => {
+                    assert_eq!(durability, Durability::Flushed);
+                    let limits = partition.view.limits();
+                    assert!(limits.flushed.offset < limits.end.offset);
+                    assert_eq!(pending.answer(&host).await, Ok(()));
+                }
+            }
+        }
+    });
 }
 
 /// Markers, transactions and plain commands, refused ones and such as nobody waits for any more: none of them costs

@@ -13,7 +13,7 @@ use klamm_protocol::messages::consumer_group_heartbeat::{
     ConsumerGroupHeartbeatRequest, ConsumerGroupHeartbeatResponse,
 };
 
-use super::coordinated::{ask, client, serves_consumer_groups};
+use super::coordinated::{ask_now, client, serves_consumer_groups};
 use super::{ConnectionContext, Frame, Handled};
 use crate::broker::Broker;
 use crate::host::Host;
@@ -27,19 +27,19 @@ pub(crate) fn handle<H: Host>(
         Ok(request) => request,
         Err(reason) => return Handled::Close(reason),
     };
-    let (meta, client, broker) = (frame.meta(), client(context, &frame), broker.clone());
+    let (meta, client) = (frame.meta(), client(context, &frame));
     let failed =
         |error: ErrorCode| ConsumerGroupHeartbeatResponse { error_code: error.code(), ..Default::default() };
-    if !serves_consumer_groups(&broker) {
+    if !serves_consumer_groups(broker) {
         return meta.reply(&failed(ErrorCode::UnsupportedVersion));
     }
     let group_id = request.group_id.clone();
-    Handled::Later(Box::pin(async move {
-        let command = GroupCommand::ConsumerGroupHeartbeat { request, version: meta.version, client };
-        meta.reply(&match ask(&broker, &group_id, command).await {
+    let command = GroupCommand::ConsumerGroupHeartbeat { request, version: meta.version, client };
+    ask_now(broker, &group_id, command, move |answer| {
+        meta.reply(&match answer {
             Ok(GroupReply::ConsumerGroupHeartbeat(response)) => response,
             Ok(other) => unreachable!("{other:?} answers ConsumerGroupHeartbeat"),
             Err(error) => failed(error),
         })
-    }))
+    })
 }

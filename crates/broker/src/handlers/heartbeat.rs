@@ -10,7 +10,7 @@ use klamm_coordinator::group::{GroupCommand, GroupReply};
 use klamm_protocol::error_code::ErrorCode;
 use klamm_protocol::messages::heartbeat::{HeartbeatRequest, HeartbeatResponse};
 
-use super::coordinated::ask;
+use super::coordinated::ask_now;
 use super::{Frame, Handled};
 use crate::broker::Broker;
 use crate::host::Host;
@@ -20,13 +20,13 @@ pub(crate) fn handle<H: Host>(broker: &Arc<Broker<H>>, mut frame: Frame) -> Hand
         Ok(request) => request,
         Err(reason) => return Handled::Close(reason),
     };
-    let (meta, group_id, broker) = (frame.meta(), request.group_id.clone(), broker.clone());
-    Handled::Later(Box::pin(async move {
-        meta.reply(&match ask(&broker, &group_id, GroupCommand::Heartbeat(request)).await {
+    let (meta, group_id) = (frame.meta(), request.group_id.clone());
+    ask_now(broker, &group_id, GroupCommand::Heartbeat(request), move |answer| {
+        meta.reply(&match answer {
             Ok(GroupReply::Heartbeat(response)) => response,
             Ok(other) => unreachable!("{other:?} answers Heartbeat"),
             Err(ErrorCode::CoordinatorLoadInProgress) => HeartbeatResponse::default(),
             Err(error) => HeartbeatResponse { error_code: error.code(), ..Default::default() },
         })
-    }))
+    })
 }

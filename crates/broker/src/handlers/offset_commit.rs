@@ -25,7 +25,7 @@ use klamm_protocol::messages::offset_commit::{
 };
 use klamm_protocol::wire::WireStr;
 
-use super::coordinated::ask;
+use super::coordinated::ask_now;
 use super::{Frame, Handled};
 use crate::broker::Broker;
 use crate::host::Host;
@@ -44,18 +44,17 @@ pub(crate) fn handle<H: Host>(broker: &Arc<Broker<H>>, mut frame: Frame) -> Hand
     if request.topics.is_empty() {
         return meta.reply(&in_order(&all, refused));
     }
-    let broker = broker.clone();
-    Handled::Later(Box::pin(async move {
-        let group_id = request.group_id.clone();
-        let command = GroupCommand::OffsetCommit { request, version: meta.version };
+    let group_id = request.group_id.clone();
+    let command = GroupCommand::OffsetCommit { request, version: meta.version };
+    ask_now(broker, &group_id, command, move |answer| {
         let mut answered = refused;
-        match ask(&broker, &group_id, command).await {
+        match answer {
             Ok(GroupReply::OffsetCommit(response)) => answered.extend(response.topics),
             Ok(other) => unreachable!("{other:?} answers OffsetCommit"),
             Err(error) => answered = all.iter().map(|topic| failed(topic, error)).collect(),
         }
         meta.reply(&in_order(&all, answered))
-    }))
+    })
 }
 
 /// Gives every topic its name and id, and takes out what is not there.
