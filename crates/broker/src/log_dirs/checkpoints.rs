@@ -134,7 +134,9 @@ impl LogDirs {
             checkpoints.note_log_start(key, limits.log_start);
         }
         dir.directory.write_recovery_points(&checkpoints.recovery_points)?;
-        dir.write_log_starts(&mut checkpoints)?;
+        if checkpoints.has_new_log_starts {
+            dir.write_log_starts(&mut checkpoints)?;
+        }
         Ok(flushed)
     }
 }
