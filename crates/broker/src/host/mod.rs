@@ -212,20 +212,25 @@ impl DirPressure {
     /// A write that held its thread longer than this marks the directory slow (measured: an
     /// append takes 5 to 50 us; a stalled one 5 ms and more).
     pub const SLOW_WRITE_MS: u64 = 3;
-    /// How long after a slow write the directory is still treated as slow.
-    pub const SLOW_FOR_MS: u64 = 1_000;
+    /// So many times as long as the slow write took the directory is still treated as slow: a stall is rare
+    /// again by then, or a next one has prolonged it, and each append costs two changes of threads until then.
+    pub const SLOW_FACTOR: u64 = 10;
+    /// But no longer than this.
+    pub const SLOW_MS_MAX: u64 = 1_000;
     /// How long after a long write it is looked at why the next ones take long.
     const WATCHED_FOR_MS: u64 = 10_000;
 
     /// Notes that a write took from `began` to `ended`, and whether its thread waited in the kernel, if
     /// that was looked at.
     pub fn note_write(&self, began: MonoMs, ended: MonoMs, has_waited: Option<bool>) {
-        if ended.since_ms(began) < Self::SLOW_WRITE_MS {
+        let took_ms = ended.since_ms(began);
+        if took_ms < Self::SLOW_WRITE_MS {
             return;
         }
         self.watched_until_ms.store(ended.plus_ms(Self::WATCHED_FOR_MS).0, Ordering::Relaxed);
         if has_waited == Some(true) {
-            self.slow_until_ms.store(ended.plus_ms(Self::SLOW_FOR_MS).0, Ordering::Relaxed);
+            let slow_for_ms = (took_ms * Self::SLOW_FACTOR).min(Self::SLOW_MS_MAX);
+            self.slow_until_ms.fetch_max(ended.plus_ms(slow_for_ms).0, Ordering::Relaxed);
         }
     }
 
@@ -267,8 +272,12 @@ mod tests {
         pressure.note_write(MonoMs(10), MonoMs(11), Some(true));
         assert!(!pressure.is_slow(MonoMs(11)) && !pressure.is_watched(MonoMs(11)));
         pressure.note_write(MonoMs(10), MonoMs(20), Some(true));
-        assert!(pressure.is_slow(MonoMs(1_019)));
-        assert!(!pressure.is_slow(MonoMs(1_020)));
+        assert!(pressure.is_slow(MonoMs(119)));
+        assert!(!pressure.is_slow(MonoMs(120)));
+        pressure.note_write(MonoMs(1_000), MonoMs(61_000), Some(true));
+        pressure.note_write(MonoMs(61_000), MonoMs(61_005), Some(true));
+        assert!(pressure.is_slow(MonoMs(61_999)), "a short stall does not end what a long one began");
+        assert!(!pressure.is_slow(MonoMs(62_000)));
     }
 
     #[test]
