@@ -76,6 +76,7 @@ pub(crate) async fn serve<H: Host>(
         is_peer_gone: false,
         last_activity: now,
         is_starved: false,
+        is_stopping: false,
         stop,
         transport,
         broker,
@@ -105,6 +106,8 @@ struct Connection<H: Host> {
     idle_timer: Timer,
     /// The memory budget had no room at the last read.
     is_starved: bool,
+    /// The broker stops. Looked at once a turn: what `stop` holds is behind a lock that all connections share.
+    is_stopping: bool,
     stop: watch::Receiver<bool>,
 }
 
@@ -138,6 +141,8 @@ impl<H: Host> Connection<H> {
 
     async fn turns(&mut self) -> Result<std::convert::Infallible, CloseReason> {
         loop {
+            // A connection that was accepted during the stop has missed the change.
+            self.is_stopping |= self.stop.has_changed().unwrap_or(true);
             let read_bytes = self.read()?;
             // Before the frames: a held or unread one may wait for exactly these slots, and their
             // wake is spent.
@@ -151,7 +156,7 @@ impl<H: Host> Connection<H> {
             handled?;
             let is_full = self.flush()?;
             let has_more = self.has_more();
-            if *self.stop.borrow() && self.is_quiet() {
+            if self.is_stopping && self.is_quiet() {
                 return Err(CloseReason::Stopping);
             }
             if self.is_peer_gone && !has_more && self.is_quiet() {
@@ -169,7 +174,8 @@ impl<H: Host> Connection<H> {
                     self.take(handled)?;
                 }
                 Event::Timer => self.on_timer()?,
-                Event::Socket | Event::Woken | Event::MemoryRetry | Event::Stop => {}
+                Event::Stop => self.is_stopping = true,
+                Event::Socket | Event::Woken | Event::MemoryRetry => {}
             }
         }
     }
@@ -203,9 +209,9 @@ impl<H: Host> Connection<H> {
         if self.is_peer_gone {
             return false;
         }
-        if self.is_blocked() || *self.stop.borrow() {
+        if self.is_blocked() || self.is_stopping {
             // Enough to notice that the peer went; more would only be memory.
-            return !*self.stop.borrow() && self.input.len() < READ_AHEAD_BYTES_MAX;
+            return !self.is_stopping && self.input.len() < READ_AHEAD_BYTES_MAX;
         }
         true
     }
@@ -221,7 +227,7 @@ impl<H: Host> Connection<H> {
 
     /// Something that was read could be handled now: never sleep on it, nobody would wake us.
     fn has_more(&self) -> bool {
-        if *self.stop.borrow() || self.barrier.is_some() {
+        if self.is_stopping || self.barrier.is_some() {
             return false;
         }
         match self.held {
@@ -247,7 +253,7 @@ impl<H: Host> Connection<H> {
         {
             self.dispatch(held)?;
         }
-        while !self.is_blocked() && !*self.stop.borrow() {
+        while !self.is_blocked() && !self.is_stopping {
             if handled_count == TURN_FRAMES_MAX {
                 break;
             }
@@ -366,8 +372,15 @@ impl<H: Host> Connection<H> {
     async fn next_event(&mut self) -> Result<Event, CloseReason> {
         let interest = Interest { read: self.may_read() && !self.is_starved, write: !self.out.is_empty() };
         let is_starved = self.is_starved;
-        let is_stopping = *self.stop.borrow();
-        let retry = self.broker.host.sleep_until(self.broker.host.mono().plus_ms(MEMORY_RETRY_MS));
+        let is_stopping = self.is_stopping;
+        let retry = async {
+            if is_starved {
+                let host = &self.broker.host;
+                host.sleep_until(host.mono().plus_ms(MEMORY_RETRY_MS)).await;
+            } else {
+                std::future::pending().await
+            }
+        };
         tokio::select! { biased;
             answer = poll_answer(&mut self.barrier) => Ok(Event::Answered(answer)),
             () = self.waker.woken() => Ok(Event::Woken),
@@ -375,7 +388,7 @@ impl<H: Host> Connection<H> {
                 Ok(()) => Ok(Event::Socket),
                 Err(error) => Err(CloseReason::Io(error.to_string())),
             },
-            () = retry, if is_starved => Ok(Event::MemoryRetry),
+            () = retry => Ok(Event::MemoryRetry),
             _ = self.stop.changed(), if !is_stopping => Ok(Event::Stop),
             () = &mut self.idle_timer => Ok(Event::Timer),
         }
