@@ -111,6 +111,7 @@ impl GroupCoordinator {
         let failed =
             |error: ErrorCode| OffsetDeleteResponse { error_code: error.code(), ..Default::default() };
         let group = match self.groups.get(id) {
+            _ if id.is_empty() => return failed(ErrorCode::InvalidGroupId),
             None | Some(Group::Share | Group::Streams) => return failed(ErrorCode::GroupIdNotFound),
             // What such members read is not known.
             Some(Group::Classic(group)) if !group.is_empty() && group.protocol_type() != "consumer" => {
