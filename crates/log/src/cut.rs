@@ -172,6 +172,10 @@ impl Log {
         end: LogPosition,
         now: WallMs,
     ) -> Result<(), LogError> {
+        // Whatever they count is gone, also what lies below the new beginning.
+        for offset in list_snapshots(&*self.disk, &self.dir).map_err(LogError::io("list", &self.dir))? {
+            remove_if_there(&*self.disk, &snapshot_path(&self.dir, offset))?;
+        }
         for segment in segments {
             remove_segment(&*self.disk, &self.dir, segment.base_offset())?;
         }
