@@ -2,7 +2,7 @@
 //!
 //! [`LogCopy::step`] follows the published view: segments byte by byte, the indexes of a segment once it is
 //! closed. When it has nearly caught up the log is closed, and [`LogCopy::finish`] copies the rest. Bytes
-//! are not looked into: reading checks them there as here.
+//! are not looked into: reading checks them there as here. What was set aside goes along.
 //!
 //! Deliberately absent: names and what they mean (a copy on its way lies in a `-future` directory),
 //! pace, and when to stop.
@@ -52,7 +52,14 @@ impl LogCopy {
         if let Some(parent) = to.parent() {
             disk.sync_dir(parent).map_err(LogError::io("sync", parent))?;
         }
-        Ok(Self { disk, from: from.to_owned(), to: to.to_owned(), segments: BTreeMap::new() })
+        let copy = Self { disk, from: from.to_owned(), to: to.to_owned(), segments: BTreeMap::new() };
+        // What was set aside is added to at starts only.
+        for entry in copy.disk.list_dir(from).map_err(LogError::io("list", from))? {
+            if !entry.is_dir && files::is_kept(&entry.name) {
+                copy.copy_whole(&entry.name)?;
+            }
+        }
+        Ok(copy)
     }
 
     /// Copies at most about `bytes_max` of what is published; tells how many bytes are still to copy.

@@ -30,6 +30,8 @@ pub(crate) const DELETED: &str = ".deleted";
 pub(crate) const CLEANED: &str = ".cleaned";
 /// A finished segment that is about to replace others.
 pub(crate) const SWAP: &str = ".swap";
+/// A tail that was set aside, and where it began in its segment.
+const KEPT: &str = ".corrupt-";
 /// Where epochs began.
 pub(crate) const LEADER_EPOCH_CHECKPOINT: &str = "leader-epoch-checkpoint";
 
@@ -45,6 +47,27 @@ pub(crate) fn base_of(name: &str, suffix: &str) -> Option<Offset> {
         return None;
     }
     digits.parse().ok().map(Offset).filter(|base| *base <= OFFSET_MAX)
+}
+
+/// A free name for a tail of a segment that is set aside: what was kept before stays.
+pub(crate) fn kept_file(
+    disk: &dyn Disk,
+    dir: &Path,
+    base: Offset,
+    position: u64,
+) -> Result<PathBuf, LogError> {
+    let mut path = segment_file(dir, base, &format!("{LOG}{KEPT}{position}"));
+    let mut again = 1;
+    while disk.exists(&path).map_err(LogError::io("look at", &path))? {
+        path = segment_file(dir, base, &format!("{LOG}{KEPT}{position}.{again}"));
+        again += 1;
+    }
+    Ok(path)
+}
+
+/// True for the name of a tail that was set aside.
+pub(crate) fn is_kept(name: &str) -> bool {
+    name.contains(KEPT)
 }
 
 /// Makes a segment's indexes durable, those that it has.

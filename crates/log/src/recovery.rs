@@ -413,7 +413,7 @@ impl<'a> Recovery<'a> {
             tail::Kind::NothingValid if !self.open.was_clean => Tail::Torn(reason),
             // A clean stop tears nothing.
             tail::Kind::NothingValid | tail::Kind::ValidBehind => {
-                let kept = files::segment_file(dir, base, &format!("{LOG}.corrupt-{position}"));
+                let kept = files::kept_file(&**disk, dir, base, position)?;
                 tail::copy(&**disk, &*open, position, walked.len, &kept)
                     .map_err(LogError::io("keep a corrupt tail in", &kept))?;
                 disk.sync_dir(dir).map_err(LogError::io("sync", dir))?;
@@ -528,7 +528,7 @@ pub(crate) fn set_segment_aside(
 ) -> Result<(), LogError> {
     let OpenLog { disk, dir, .. } = open;
     let path = files::segment_file(dir, base, LOG);
-    let kept = files::segment_file(dir, base, &format!("{LOG}.corrupt-0"));
+    let kept = files::kept_file(&**disk, dir, base, 0)?;
     let removed_bytes = disk.metadata(&path).map_err(LogError::io("look at", &path))?.len_bytes;
     disk.rename(&path, &kept).map_err(LogError::io("rename", &path))?;
     for suffix in [INDEX, TIME_INDEX, TXN_INDEX] {

@@ -106,8 +106,7 @@ pub(crate) fn copy(
     len: u64,
     to: &Path,
 ) -> io::Result<()> {
-    let target = disk.open(to, OpenMode::Create)?;
-    target.set_len(0)?;
+    let target = disk.open(to, OpenMode::CreateNew)?;
     let mut chunk = vec![0; CHUNK_BYTES];
     let mut at = position;
     while at < len {
