@@ -216,19 +216,26 @@ impl Log {
         };
         log.remove_snapshots_of_what_is_lost(rebuilt.trusted)?;
         log.remove_stray_snapshots(end.offset)?;
-        log.set_high_watermark(open.high_watermark)?;
+        log.set_high_watermark(open.high_watermark, &mut report)?;
         // All of it is durable. Whoever appends or reads opens it again; most partitions idle.
         log.active.segment.file().close();
         Ok((log, report))
     }
 
-    fn set_high_watermark(&mut self, at: Option<Offset>) -> Result<(), LogError> {
+    fn set_high_watermark(
+        &mut self,
+        at: Option<Offset>,
+        report: &mut RecoveryReport,
+    ) -> Result<(), LogError> {
         self.publish_unstable();
         let limits = self.view.limits();
         let to = match at {
             None => limits.end,
             Some(offset) if offset >= limits.end.offset => limits.end,
-            Some(offset) => self.position_of(offset.max(limits.log_start))?,
+            // Never above what it was: nobody knows how far what is corrupt there was committed.
+            Some(offset) => {
+                replay::readable_position(&self.view, &self.dir, offset.max(limits.log_start), report)?
+            }
         };
         let floor = LogPosition { offset: to.offset.max(limits.log_start), ..to };
         self.view.advance(|now| Some(Limits { high_watermark: floor, ..*now }));

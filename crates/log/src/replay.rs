@@ -8,6 +8,7 @@
 //! Invariant: a transaction stays open until its marker, as while the log was open; deleting its
 //! first records, or all of them, ends nothing.
 
+use std::path::Path;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -17,6 +18,7 @@ use klamm_protocol::records::BatchHeader;
 use crate::disk::read_full_at;
 use crate::entry::{Entry, SCAN_BUFFER_BYTES, Walk, WalkError};
 use crate::error::{LogError, ReadError};
+use crate::files::{self, LOG};
 use crate::limits::LogPosition;
 use crate::marker::end_marker;
 use crate::open::{CorruptPlace, OpenLog, RecoveryReport, read_failed, remove_if_there};
@@ -41,8 +43,9 @@ pub(crate) struct Rebuilt {
     pub trusted: Offset,
 }
 
-/// How often corruption in the way makes it begin anew, with the bad range left out.
-const ROUNDS_MAX: usize = 16;
+/// How often corruption in the way makes it begin anew, with the bad range left out, before a
+/// segment that has more of it is checked as a whole.
+const NARROW_ROUNDS_MAX: usize = 16;
 
 /// The producer state at the view's end. Corrupt batches on the way are quarantined and left out.
 pub(crate) fn rebuild(
@@ -50,28 +53,76 @@ pub(crate) fn rebuild(
     view: &PartitionView,
     report: &mut RecoveryReport,
 ) -> Result<Rebuilt, LogError> {
-    for _ in 0..ROUNDS_MAX {
-        let (path, position, reason) = match rebuild_once(open, view, report) {
-            Err(LogError::Corrupt { path, position, reason }) => (path, position, reason),
+    let mut rounds = 0;
+    loop {
+        let error = match rebuild_once(open, view, report) {
+            Err(error @ LogError::Corrupt { .. }) => error,
             rebuilt => return rebuilt,
         };
-        let segments = view.segments();
-        let mut found = Vec::new();
-        if let Some(segment) = segments.iter().find(|segment| segment.file().path() == path) {
-            let at = u32::try_from(position).unwrap_or(u32::MAX - 1);
-            view.inspect(segment.base_offset(), &(at..at + 1), &mut found)
-                .map_err(|error| read_failed(error, &open.dir))?;
-        }
-        if found.is_empty() {
-            return Err(LogError::Corrupt { path, position, reason });
-        }
-        report.corrupt.extend(found.into_iter().map(|Corruption { path, range }| CorruptPlace {
-            path,
-            position: u64::from(range.position),
-            reason: range.cause,
-        }));
+        rounds += 1;
+        quarantine(view, error, rounds > NARROW_ROUNDS_MAX, report)?;
     }
-    rebuild_once(open, view, report)
+}
+
+/// Quarantines what is corrupt where `error` says so, or in all of that segment.
+///
+/// # Errors
+/// The same if nothing was found there that is not known.
+fn quarantine(
+    view: &PartitionView,
+    error: LogError,
+    is_wide: bool,
+    report: &mut RecoveryReport,
+) -> Result<(), LogError> {
+    let LogError::Corrupt { path, position, .. } = &error else { return Err(error) };
+    let segments = view.segments();
+    let mut found = Vec::new();
+    if let Some(segment) = segments.iter().find(|segment| segment.file().path() == path) {
+        let at = u32::try_from(*position).unwrap_or(u32::MAX - 1);
+        let range = if is_wide { 0..segment.size_bytes() } else { at..at + 1 };
+        view.inspect(segment.base_offset(), &range, &mut found).map_err(|error| read_failed(error, path))?;
+    }
+    if found.is_empty() {
+        return Err(error);
+    }
+    report.corrupt.extend(found.into_iter().map(|Corruption { path, range }| CorruptPlace {
+        path,
+        position: u64::from(range.position),
+        reason: range.cause,
+    }));
+    Ok(())
+}
+
+/// Where the batch with `offset` begins; if that cannot be read, where the last one before it ends.
+pub(crate) fn readable_position(
+    view: &PartitionView,
+    dir: &Path,
+    offset: Offset,
+    report: &mut RecoveryReport,
+) -> Result<LogPosition, LogError> {
+    loop {
+        let error = match view.position_of(offset) {
+            Err(ReadError::Quarantined { range, .. }) => {
+                let segments = view.segments();
+                let segment_base = segments[segments.floor(offset)].base_offset();
+                return Ok(LogPosition { offset: range.offset, segment_base, position: range.position });
+            }
+            Err(error) => read_failed(error, dir),
+            Ok(found) if found.offset <= offset || found.position == 0 => return Ok(found),
+            // Compaction left a gap, or the batch before it is not where it was written.
+            Ok(found) => {
+                let path = files::segment_file(dir, found.segment_base, LOG);
+                let position = u64::from(found.position - 1);
+                let reason = "no batch has the offset".to_owned();
+                match quarantine(view, LogError::Corrupt { path, position, reason }, false, report) {
+                    Err(LogError::Corrupt { .. }) => return Ok(found),
+                    looked => looked?,
+                }
+                continue;
+            }
+        };
+        quarantine(view, error, false, report)?;
+    }
 }
 
 fn rebuild_once(
@@ -101,7 +152,7 @@ fn rebuild_once(
                 entry.current_txn_first_offset = None;
             }
             let first = match entry.current_txn_first_offset {
-                Some(first) => Some(transaction_start(view, first).map_err(|e| read_failed(e, &open.dir))?),
+                Some(first) => Some(transaction_start(view, &open.dir, first, report)?),
                 None => None,
             };
             state.restore(id, entry, first);
@@ -119,16 +170,13 @@ fn rebuild_once(
 }
 
 /// Where a transaction begins; if its head is deleted or cannot be read, the place before what is left.
-fn transaction_start(view: &PartitionView, first: Offset) -> Result<LogPosition, ReadError> {
-    let (limits, segments) = view.load();
-    let readable = first.max(limits.log_start);
-    let at = match view.position_of(readable) {
-        Err(ReadError::Quarantined { range, .. }) => {
-            let segment_base = segments[segments.floor(readable)].base_offset();
-            LogPosition { offset: first, segment_base, position: range.position }
-        }
-        found => found?,
-    };
+fn transaction_start(
+    view: &PartitionView,
+    dir: &Path,
+    first: Offset,
+    report: &mut RecoveryReport,
+) -> Result<LogPosition, LogError> {
+    let at = readable_position(view, dir, first.max(view.limits().log_start), report)?;
     Ok(LogPosition { offset: first, ..at })
 }
 

@@ -297,7 +297,10 @@ fn verify_span(
             if !walk.is_intact(&entry).map_err(Failure::Io)? {
                 return Err(fault(&entry, expected, "a wrong CRC".to_owned()));
             }
-            let known = epochs.epoch_for_offset(entry.base_offset);
+            // Of a batch that holds the log start the epochs know the end only.
+            let known = epochs
+                .epoch_for_offset(entry.base_offset)
+                .or_else(|| epochs.epoch_for_offset(entry.last_offset));
             if let (Some(header), Some(known)) = (&entry.header, known)
                 && header.leader_epoch.0 != -1
                 && header.leader_epoch != known
