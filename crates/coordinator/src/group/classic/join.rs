@@ -110,7 +110,11 @@ impl ClassicGroup {
     fn join(&mut self, turn: &mut Turn<'_, '_>, joiner: &Joiner<'_>) {
         let request = joiner.request;
         let member_id: &str = &request.member_id;
-        if !self.has_room_for(member_id, turn.cx.settings.max_size) {
+        let said_bytes: usize = request.protocols.iter().map(|protocol| protocol.metadata.len()).sum();
+        if said_bytes > turn.cx.batch_bytes_max {
+            // It could never be written: no assignment would be. Kafka says so at the assignment.
+            turn.refuse_join(joiner.key, member_id, ErrorCode::UnknownServerError);
+        } else if !self.has_room_for(member_id, turn.cx.settings.max_size) {
             self.remove(member_id);
             turn.refuse_join(joiner.key, "", ErrorCode::GroupMaxSizeReached);
         } else if !self.is_compatible(&request.protocol_type, &request.protocols) {
