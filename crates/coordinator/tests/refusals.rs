@@ -10,6 +10,8 @@ use consumer_client::{beat, describe, error_of, join, say};
 use klamm_coordinator::group::{GroupCommand, GroupReply};
 use klamm_protocol::error_code::ErrorCode;
 use klamm_protocol::messages::join_group::JoinGroupRequest;
+use klamm_protocol::messages::offset_fetch::{OffsetFetchRequestGroup, OffsetFetchRequestTopics};
+use klamm_protocol::messages::sync_group::{SyncGroupRequest, SyncGroupRequestAssignment};
 use klamm_protocol::wire::WireStr;
 use world::World;
 
@@ -160,19 +162,24 @@ fn a_static_member_that_says_more_than_a_batch_takes_replaces_nobody() {
     let key = world.join("c", of_size(100));
     world.advance(0);
     let first = world.joined(key).member_id.to_string();
-    let request = klamm_protocol::messages::sync_group::SyncGroupRequest {
+    let assignment = Bytes::from(vec![0; 500]);
+    let request = SyncGroupRequest {
         group_id: text("g"),
         generation_id: 1,
         member_id: text(&first),
+        assignments: vec![SyncGroupRequestAssignment { member_id: text(&first), assignment }],
         ..Default::default()
     };
     let key = world.ask(GroupCommand::SyncGroup(request));
     assert_eq!(world.synced(key).error_code, 0);
 
-    let key = world.join("c", of_size(2_000));
-    let Some(GroupReply::JoinGroup(refused)) = world.take_reply(key) else { panic!("refused at once") };
-    assert_eq!(refused.error_code, ErrorCode::UnknownServerError.code());
-    assert_eq!((world.state(), world.heartbeat(&first, 1)), ("Stable".to_owned(), ErrorCode::None));
+    // Alone too large, and together with what it was assigned.
+    for size in [2_000, 500] {
+        let key = world.join("c", of_size(size));
+        let Some(GroupReply::JoinGroup(refused)) = world.take_reply(key) else { panic!("refused at once") };
+        assert_eq!(refused.error_code, ErrorCode::UnknownServerError.code());
+        assert_eq!((world.state(), world.heartbeat(&first, 1)), ("Stable".to_owned(), ErrorCode::None));
+    }
 
     let key = world.join("c", of_size(200));
     let Some(GroupReply::JoinGroup(replaced)) = world.take_reply(key) else { panic!("replaced at once") };
@@ -190,6 +197,40 @@ fn a_group_with_many_offsets_is_deleted_in_several_batches() {
     world.batch_bytes_max = 500;
     match world.call(GroupCommand::DeleteGroup(text("g"))) {
         GroupReply::DeleteGroup(result) => assert_eq!(result.error_code, 0),
+        other => panic!("{other:?}"),
+    }
+}
+
+/// Its name may be another topic's later.
+#[test]
+fn offsets_of_a_deleted_topic_go_although_that_was_not_written() {
+    for (refusals, is_crashed) in [(0, false), (1, false), (1, true)] {
+        let mut world = prompt_world();
+        let id = world.create_topic("t", 1);
+        assert_eq!(world.commit_of("", -1, (id, 0), 5), ErrorCode::None);
+        world.refusals_left = refusals;
+        world.delete_topic("t");
+        if is_crashed {
+            world.crash();
+        } else {
+            world.advance(600_000);
+        }
+        assert_eq!(fetch_by_name(&mut world), -1);
+        let other = world.create_topic("t", 1);
+        assert_eq!(world.commit_of("", -1, (other, 0), 7), ErrorCode::None);
+        world.advance(600_000);
+        world.crash();
+        assert_eq!(fetch_by_name(&mut world), 7);
+    }
+}
+
+fn fetch_by_name(world: &mut World) -> i64 {
+    let topic =
+        OffsetFetchRequestTopics { name: text("t"), partition_indexes: vec![0], ..Default::default() };
+    let group =
+        OffsetFetchRequestGroup { group_id: text("g"), topics: Some(vec![topic]), ..Default::default() };
+    match world.call(GroupCommand::OffsetFetch { group, require_stable: false }) {
+        GroupReply::OffsetFetch(group) => group.topics[0].partitions[0].committed_offset,
         other => panic!("{other:?}"),
     }
 }

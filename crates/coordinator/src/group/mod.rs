@@ -260,6 +260,7 @@ impl Coordinator for GroupCoordinator {
         match timer {
             GroupTimer::OffsetExpiration => {
                 self.expire_offsets(cx, out);
+                self.delete_offsets_of_lost_topics(cx, out);
                 self.set_expiration_timer(cx, out);
             }
             GroupTimer::Classic(group, timer) => self.expire_classic(cx, &group, timer, out),
@@ -273,6 +274,7 @@ impl Coordinator for GroupCoordinator {
     }
 
     fn loaded(&mut self, cx: &GroupCtx<'_>, out: &mut GroupOutcome) {
+        self.delete_offsets_of_lost_topics(cx, out);
         self.set_expiration_timer(cx, out);
         let ids: Vec<Arc<str>> = self.groups.keys().cloned().collect();
         for id in ids {

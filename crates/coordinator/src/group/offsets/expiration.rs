@@ -102,6 +102,28 @@ impl GroupCoordinator {
         }
     }
 
+    /// The same for topics that are not there any more: the records of it may have been refused, or a crash came
+    /// before them. Who asks by name would take the offset for that of a later topic.
+    pub(in super::super) fn delete_offsets_of_lost_topics(&self, cx: &GroupCtx<'_>, out: &mut GroupOutcome) {
+        out.is_divisible = true;
+        let mut last = (TopicId::default(), false);
+        // Of most offsets the next one is of the same topic.
+        let mut is_lost = |id: TopicId| {
+            if id != last.0 {
+                last = (id, id != TopicId::default() && cx.image.topic(id).is_none());
+            }
+            last.1
+        };
+        for (id, offsets) in &self.offsets.by_group {
+            for (topic, partition, offset) in offsets.committed.iter() {
+                // A tombstone would take what an open transaction is about to commit.
+                if is_lost(offset.topic_id) && !offsets.open.contains(topic, partition) {
+                    out.write(tombstone(id, topic, partition));
+                }
+            }
+        }
+    }
+
     pub(in super::super) fn delete_offsets(
         &mut self,
         request: &OffsetDeleteRequest,
