@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use arc_swap::ArcSwap;
-use klamm_cluster::config::{ConfigLayers, ConfigValue, Durability, TopicConfig};
+use klamm_cluster::config::{ConfigLayers, Durability, TopicConfig};
 use klamm_cluster::controller::{BrokerIdentity, ControllerCommand};
 use klamm_cluster::image::MetadataImage;
 use klamm_protocol::ids::NodeId;
@@ -186,9 +186,9 @@ impl<H: Host> Broker<H> {
     /// apply: names would have to be looked up for each connection.
     pub(crate) fn allowed_connections(&self, ip: IpAddr) -> Allowed {
         let layers = self.layers.load();
-        let count = |name| match layers.value(name) {
-            Some(ConfigValue::Integer(count)) => usize::try_from(count).unwrap_or(0),
-            _ => usize::MAX,
+        let count = |name| match layers.integer(name) {
+            Some(count) => usize::try_from(count).unwrap_or(0),
+            None => usize::MAX,
         };
         let overrides = layers.text("max.connections.per.ip.overrides").unwrap_or_default();
         let of_ip = overrides.split(',').filter_map(|one| one.rsplit_once(':')).find_map(|(host, count)| {

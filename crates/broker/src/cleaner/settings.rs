@@ -20,10 +20,7 @@ pub(super) struct Settings {
 
 impl Settings {
     pub(super) fn of(layers: &ConfigLayers) -> Self {
-        let integer = |name: &str| match layers.value(name) {
-            Some(ConfigValue::Integer(number)) => u64::try_from(number).unwrap_or(0),
-            _ => 0,
-        };
+        let integer = |name| layers.integer(name).and_then(|number| u64::try_from(number).ok()).unwrap_or(0);
         let double = |name: &str| match layers.value(name) {
             Some(ConfigValue::Double(number)) => number,
             _ => f64::MAX,

@@ -181,10 +181,7 @@ struct Reader<'a> {
 
 impl Reader<'_> {
     fn long(&self, key: &str) -> i64 {
-        match self.layers.value(key) {
-            Some(ConfigValue::Integer(number)) => number,
-            _ => unreachable!("{key} is a number with a default"),
-        }
+        self.layers.integer(key).unwrap_or_else(|| unreachable!("{key} is a number with a default"))
     }
 
     fn int(&self, key: &str) -> i32 {

@@ -21,7 +21,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
 use arc_swap::ArcSwap;
-use klamm_cluster::config::{ConfigLayers, ConfigValue, TopicConfig};
+use klamm_cluster::config::{ConfigLayers, TopicConfig};
 use klamm_cluster::image::{MetadataDelta, MetadataImage};
 use klamm_coordinator::contract::Coordinator;
 use klamm_coordinator::group::GroupCoordinator;
@@ -115,7 +115,8 @@ pub(crate) struct Memory {
 impl Memory {
     pub(crate) fn of_groups(layers: &ConfigLayers) -> Self {
         // Numbered as in a batch's attributes.
-        let codec = i16::try_from(number(layers, "offsets.topic.compression.codec")).map(Attributes);
+        let codec = layers.integer("offsets.topic.compression.codec").unwrap_or(0);
+        let codec = i16::try_from(codec).map(Attributes);
         let codec = codec.ok().and_then(|numbered| numbered.compression().ok()).unwrap_or_default();
         Self { topic: OFFSETS_TOPIC, codec, load_buffer_bytes: buffer(layers, "offsets.load.buffer.size") }
     }
@@ -126,15 +127,8 @@ impl Memory {
     }
 }
 
-fn number(layers: &ConfigLayers, name: &str) -> i64 {
-    match layers.value(name) {
-        Some(ConfigValue::Integer(number)) => number,
-        _ => 0,
-    }
-}
-
 fn buffer(layers: &ConfigLayers, name: &str) -> u32 {
-    u32::try_from(number(layers, name)).unwrap_or(u32::MAX)
+    u32::try_from(layers.integer(name).unwrap_or(0)).unwrap_or(u32::MAX)
 }
 
 /// All shards of one internal topic.

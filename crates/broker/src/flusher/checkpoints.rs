@@ -6,7 +6,6 @@
 
 use std::sync::Arc;
 
-use klamm_cluster::config::ConfigValue;
 use tokio::sync::watch;
 
 use crate::broker::Broker;
@@ -44,9 +43,9 @@ async fn prepare_recovery_points<H: Host>(broker: &Broker<H>) {
 
 /// Runs until the broker stops.
 pub(crate) async fn run<H: Host>(broker: Arc<Broker<H>>, mut stop: watch::Receiver<bool>) {
-    let configured_ms = |name, default_ms| match broker.layers.load().value(name) {
-        Some(ConfigValue::Integer(ms)) => u64::try_from(ms).unwrap_or(0),
-        _ => default_ms,
+    let configured_ms = |name, default_ms| match broker.layers.load().integer(name) {
+        Some(ms) => u64::try_from(ms).unwrap_or(0),
+        None => default_ms,
     };
     let interval_ms = configured_ms("log.flush.offset.checkpoint.interval.ms", INTERVAL_MS_MAX);
     let interval_ms = interval_ms.clamp(INTERVAL_MS_MIN, INTERVAL_MS_MAX);

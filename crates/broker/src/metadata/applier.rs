@@ -11,7 +11,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use arc_swap::ArcSwap;
-use klamm_cluster::config::{ConfigLayers, ConfigValue, Durability, TopicConfig};
+use klamm_cluster::config::{ConfigLayers, Durability, TopicConfig};
 use klamm_cluster::image::{
     ConfigResource, ConfigResourceType, MetadataDelta, MetadataImage, PartitionImage, TopicImage,
 };
@@ -292,10 +292,8 @@ impl<H: Host> Applier<H> {
     }
 
     fn producer_id_expiration_ms(&self) -> i64 {
-        match self.published.layers.load().value("producer.id.expiration.ms") {
-            Some(ConfigValue::Integer(ms)) => ms,
-            _ => LogConfig::default().producer_id_expiration_ms,
-        }
+        let configured = self.published.layers.load().integer("producer.id.expiration.ms");
+        configured.unwrap_or(LogConfig::default().producer_id_expiration_ms)
     }
 
     fn log_config(&self, config: &TopicConfig) -> LogConfig {

@@ -76,7 +76,7 @@ fn validate_cordons(layers: &ConfigLayers) -> Result<(), ConfigError> {
 
 /// At most double and at least half of the threads at once, as Kafka has it.
 fn validate_cleaner_threads(now: &ConfigLayers, next: &ConfigLayers) -> Result<(), ConfigError> {
-    let threads = |layers: &ConfigLayers| layers.value("log.cleaner.threads")?.as_integer();
+    let threads = |layers: &ConfigLayers| layers.integer("log.cleaner.threads");
     let (Some(now), Some(next)) = (threads(now), threads(next)) else { return Ok(()) };
     let refused = |problem: String| Err(ConfigError::CleanerThreads(problem));
     if next < 1 {

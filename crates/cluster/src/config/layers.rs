@@ -49,6 +49,11 @@ impl ConfigLayers {
         self.set_value(definition).or_else(|| parse_value(definition, definition.default?).ok())
     }
 
+    /// The effective value of a broker key that is a whole number.
+    pub fn integer(&self, name: &str) -> Option<i64> {
+        self.value(name)?.as_integer()
+    }
+
     /// The value of the strongest layer, without the default.
     pub(super) fn set_value(&self, definition: &Definition) -> Option<ConfigValue> {
         self.text(definition.name).and_then(|text| parse_value(definition, text).ok())

@@ -77,10 +77,7 @@ impl MigrationPolicy {
 
 impl From<&ConfigLayers> for GroupSettings {
     fn from(layers: &ConfigLayers) -> Self {
-        let long = |name| match layers.value(name) {
-            Some(ConfigValue::Integer(value)) => value,
-            _ => 0,
-        };
+        let long = |name| layers.integer(name).unwrap_or(0);
         let int = |name| i32::try_from(long(name)).unwrap_or(i32::MAX);
         let count = |name| usize::try_from(long(name)).unwrap_or(0);
         let list = |name| match layers.value(name) {

@@ -1,6 +1,6 @@
 //! What the broker's configuration says about transactions.
 
-use klamm_cluster::config::{ConfigLayers, ConfigValue};
+use klamm_cluster::config::ConfigLayers;
 
 /// The values of one moment; durations in milliseconds.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -19,10 +19,7 @@ pub struct TransactionSettings {
 
 impl From<&ConfigLayers> for TransactionSettings {
     fn from(layers: &ConfigLayers) -> Self {
-        let number = |name| match layers.value(name) {
-            Some(ConfigValue::Integer(value)) => value,
-            _ => 0,
-        };
+        let number = |name| layers.integer(name).unwrap_or(0);
         let interval = |name| u64::try_from(number(name)).unwrap_or(0);
         Self {
             max_timeout_ms: i32::try_from(number("transaction.max.timeout.ms")).unwrap_or(i32::MAX),
