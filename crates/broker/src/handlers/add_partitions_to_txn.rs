@@ -32,7 +32,7 @@ use super::{Frame, Handled};
 use crate::broker::Broker;
 use crate::host::Host;
 use crate::topic_names::is_internal;
-use crate::transactions::{VerifyMode, add, verify};
+use crate::transactions::{add, verify};
 
 /// From here on a client knows PRODUCER_FENCED.
 const FENCED_VERSION_MIN: i16 = 2;
@@ -145,7 +145,7 @@ async fn ask_coordinator<H: Host>(
             .for_each(|partition| partitions.insert(&topic.name, PartitionIndex(*partition)));
     }
     if transaction.verify_only {
-        return verify(broker, transactional_id, producer, partitions, VerifyMode::Verify).await;
+        return verify(broker, transactional_id, producer, partitions).await;
     }
     let client_version = if version >= BATCH_VERSION_MIN { EPOCH_BUMP_LEVEL } else { 0 };
     add(broker, transactional_id, producer, partitions, client_version).await?;

@@ -29,7 +29,7 @@ use super::distinct::distinct_partitions;
 use super::{Frame, Handled};
 use crate::broker::Broker;
 use crate::host::Host;
-use crate::transactions::join::in_chunks;
+use crate::transactions::chunks::in_chunks;
 use crate::transactions::markers::{Marker, MarkerError, write_marker};
 
 pub(crate) fn handle<H: Host>(broker: &Arc<Broker<H>>, mut frame: Frame) -> Handled {

@@ -9,11 +9,11 @@
 
 use std::sync::Arc;
 
-use klamm_coordinator::transaction::{Partitions, Producer};
+use klamm_coordinator::transaction::{EPOCH_BUMP_LEVEL, Partitions, Producer};
 use klamm_log::{AppendError, TransactionClaim, VerificationTicket};
 use klamm_protocol::error_code::ErrorCode;
 
-use super::{VerifyMode, are_verified, verify};
+use super::{add, are_verified, verify};
 use crate::broker::Broker;
 use crate::host::Host;
 use crate::partition::Partition;
@@ -82,8 +82,12 @@ pub(crate) async fn admit<H: Host>(
     if asked.is_empty() {
         return begun.into_iter().map(|ticket| ticket.map(drop)).collect();
     }
-    let mode = if level == ClientLevel::AddsPartitions { VerifyMode::Add } else { VerifyMode::Verify };
-    let answer = verify(broker, transactional_id, producer, asked, mode).await;
+    let answer = if level == ClientLevel::AddsPartitions {
+        let added = add(broker, transactional_id, producer, asked, EPOCH_BUMP_LEVEL).await;
+        added.map(|()| Partitions::default())
+    } else {
+        verify(broker, transactional_id, producer, asked).await
+    };
     let mut admitted = Vec::with_capacity(claims.len());
     for (claim, ticket) in claims.iter().zip(begun) {
         let Partition { topic, index, .. } = &*claim.partition;

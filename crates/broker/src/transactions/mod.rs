@@ -4,7 +4,7 @@
 //! does not do: decide (`klamm_coordinator::transaction` does), keep state.
 
 pub(crate) mod admission;
-pub(crate) mod join;
+pub(crate) mod chunks;
 pub(crate) mod markers;
 pub(crate) mod performer;
 
@@ -12,7 +12,7 @@ use std::sync::Arc;
 
 use klamm_cluster::config::{ConfigLayers, ConfigValue};
 use klamm_coordinator::transaction::{
-    AddPartitions, EPOCH_BUMP_LEVEL, Partitions, Producer, TransactionCommand, TransactionReply,
+    AddPartitions, Partitions, Producer, TransactionCommand, TransactionReply,
 };
 use klamm_protocol::error_code::ErrorCode;
 use klamm_protocol::ids::ProducerId;
@@ -23,15 +23,6 @@ use crate::host::Host;
 /// `transaction.partition.verification.enable`, as the log and who asks for it must read alike.
 pub(crate) fn are_verified(layers: &ConfigLayers) -> bool {
     layers.value("transaction.partition.verification.enable") != Some(ConfigValue::Boolean(false))
-}
-
-/// What a partition's leader asks about the transaction of a batch.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum VerifyMode {
-    /// Whether the partitions are in it.
-    Verify,
-    /// That they join it (KIP-890, second part).
-    Add,
 }
 
 /// The answer of the coordinator of `transactional_id`, or the error that says why there is none.
@@ -70,12 +61,7 @@ pub(crate) async fn verify<H: Host>(
     transactional_id: &str,
     producer: Producer,
     partitions: Partitions,
-    mode: VerifyMode,
 ) -> Result<Partitions, ErrorCode> {
-    if mode == VerifyMode::Add {
-        add(broker, transactional_id, producer, partitions, EPOCH_BUMP_LEVEL).await?;
-        return Ok(Partitions::default());
-    }
     let id = not_empty(transactional_id)?;
     let command = TransactionCommand::VerifyPartitions { transactional_id: id, producer, partitions };
     match ask(broker, transactional_id, command).await? {

@@ -10,7 +10,6 @@
 //! late would end the next transaction.
 
 use std::collections::BTreeMap;
-use std::collections::btree_map::Entry;
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use klamm_coordinator::transaction::{
@@ -21,7 +20,7 @@ use klamm_protocol::ids::PartitionIndex;
 use tokio::sync::watch;
 
 use super::ask;
-use super::join::in_chunks;
+use super::chunks::in_chunks;
 use super::markers::{Marker, MarkerError, write_marker};
 use crate::broker::Broker;
 use crate::coordinator::Unavailable;
@@ -48,17 +47,7 @@ pub(crate) async fn run<H: Host>(broker: Arc<Broker<H>>, mut stop: watch::Receiv
         let (of_task, stopped) = (broker.clone(), stop.clone());
         match effect {
             TransactionEffect::WriteMarkers(id) => {
-                let is_first = match locked(&under_way).entry(id.clone()) {
-                    Entry::Occupied(mut is_wanted_again) => {
-                        is_wanted_again.insert(true);
-                        false
-                    }
-                    Entry::Vacant(place) => {
-                        place.insert(false);
-                        true
-                    }
-                };
-                if is_first {
+                if takes_place(&under_way, &id) {
                     let under_way = under_way.clone();
                     broker.host.spawn("markers", async move {
                         end_transactions(&of_task, &id, &under_way, stopped).await;
@@ -76,6 +65,14 @@ pub(crate) async fn run<H: Host>(broker: Arc<Broker<H>>, mut stop: watch::Receiv
 
 fn locked(under_way: &UnderWay) -> MutexGuard<'_, BTreeMap<Arc<str>, bool>> {
     under_way.lock().expect("nothing panics in here")
+}
+
+/// Whether a task may begin for `id`; else the one that writes goes round once more.
+fn takes_place(under_way: &UnderWay, id: &Arc<str>) -> bool {
+    let mut under_way = locked(under_way);
+    let is_first = !under_way.contains_key(id);
+    under_way.insert(id.clone(), !is_first);
+    is_first
 }
 
 async fn fetch_producer_id<H: Host>(broker: &Broker<H>, transactional_id: Arc<str>, producer: Producer) {
@@ -112,8 +109,10 @@ async fn end_transactions<H: Host>(
     loop {
         let asked = ask(broker, id, TransactionCommand::Markers(id.clone())).await;
         // Else it is complete; or its coordinator is gone, and asks again once it is back.
-        if let Ok(TransactionReply::Markers(Some(markers))) = asked {
-            write_markers(broker, markers, &stop).await;
+        if let Ok(TransactionReply::Markers(Some(markers))) = asked
+            && write_markers(broker, &markers, &stop).await
+        {
+            tell_written(broker, &markers, &stop).await;
         }
         let mut under_way = locked(under_way);
         match under_way.get_mut(id) {
@@ -126,22 +125,15 @@ async fn end_transactions<H: Host>(
     }
 }
 
-async fn write_markers<H: Host>(broker: &Broker<H>, markers: Markers, stop: &watch::Receiver<bool>) {
-    let Markers {
-        transactional_id,
-        producer,
-        ending,
-        partitions,
-        coordinator_epoch,
-        transaction_version,
-        prepared_at,
-    } = markers;
-    let marker = Marker {
+/// Tries until every partition has its marker; false if the broker stops before.
+async fn write_markers<H: Host>(broker: &Broker<H>, markers: &Markers, stop: &watch::Receiver<bool>) -> bool {
+    let Markers { transactional_id, producer, partitions, .. } = markers;
+    let marker = &Marker {
         producer_id: producer.id,
         producer_epoch: producer.epoch,
-        coordinator_epoch,
-        is_commit: ending == Ending::Commit,
-        transaction_version,
+        coordinator_epoch: markers.coordinator_epoch,
+        is_commit: markers.ending == Ending::Commit,
+        transaction_version: markers.transaction_version,
     };
     let mut left: Vec<(Arc<str>, PartitionIndex)> =
         partitions.iter().map(|(topic, partition)| (topic.clone(), partition)).collect();
@@ -149,7 +141,6 @@ async fn write_markers<H: Host>(broker: &Broker<H>, markers: Markers, stop: &wat
     let mut pause_ms = 0;
     while !left.is_empty() {
         // The appends of a chunk before the first wait: one flush covers them.
-        let marker = &marker;
         let writes = left
             .iter()
             .cloned()
@@ -183,14 +174,22 @@ async fn write_markers<H: Host>(broker: &Broker<H>, markers: Markers, stop: &wat
         if !left.is_empty() {
             pause_ms = next_pause_ms(pause_ms, is_storage_only);
             if !wait(broker, stop, pause_ms).await {
-                return;
+                return false;
             }
         }
     }
+    true
+}
+
+/// Until the coordinator has heard it, or is gone.
+async fn tell_written<H: Host>(broker: &Broker<H>, markers: &Markers, stop: &watch::Receiver<bool>) {
+    let Markers { transactional_id, prepared_at, .. } = markers;
     loop {
-        let written =
-            TransactionCommand::MarkersWritten { transactional_id: transactional_id.clone(), prepared_at };
-        let Some(shard) = broker.coordinators.transactions.of_key(&transactional_id) else { return };
+        let written = TransactionCommand::MarkersWritten {
+            transactional_id: transactional_id.clone(),
+            prepared_at: *prepared_at,
+        };
+        let Some(shard) = broker.coordinators.transactions.of_key(transactional_id) else { return };
         match shard.ask(written).await {
             Ok(TransactionReply::Noted) => return,
             Ok(other) => unreachable!("{other:?} answers markers"),

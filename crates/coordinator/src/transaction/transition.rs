@@ -12,9 +12,8 @@ use klamm_protocol::ids::{ProducerEpoch, ProducerId};
 use super::state::{
     EPOCH_BUMP_LEVEL, Ending, PRODUCER_EPOCH_LAST, Partitions, Producer, Transaction, TransactionState,
 };
+use super::{AddPartitions, EndTxn, InitProducerId};
 
-/// No epoch, or no id.
-const NO_EPOCH: ProducerEpoch = ProducerEpoch(-1);
 const NO_ID: ProducerId = ProducerId(-1);
 
 /// Why nothing changes.
@@ -38,29 +37,19 @@ impl From<ErrorCode> for Refusal {
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Initialization {
     /// The producer may begin; beside it the epoch that a retry of the request would name.
-    Ready(Transaction, ProducerEpoch),
+    Ready(Transaction, Option<ProducerEpoch>),
     /// An open transaction is aborted first.
     AbortFirst,
-}
-
-/// What InitProducerId asks for.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Wanted {
-    pub(super) timeout_ms: i32,
-    /// What the producer had before (KIP-360).
-    pub(super) expected: Option<Producer>,
-    /// An id that nobody had, if one was fetched.
-    pub(super) fresh: Option<ProducerId>,
-    pub(super) now_ms: i64,
 }
 
 /// A producer begins, or begins anew. `last_epoch` is the one before the last bump.
 pub(super) fn initialize(
     current: Option<&Transaction>,
     last_epoch: Option<ProducerEpoch>,
-    wanted: Wanted,
+    request: &InitProducerId,
+    now_ms: i64,
 ) -> Result<Initialization, Refusal> {
-    let Wanted { timeout_ms, expected, fresh, now_ms } = wanted;
+    let InitProducerId { timeout_ms, expected, fresh, .. } = *request;
     let Some(current) = current else {
         let producer = Producer { id: fresh.ok_or(Refusal::NeedsProducerId)?, epoch: ProducerEpoch(0) };
         let new = Transaction {
@@ -74,7 +63,7 @@ pub(super) fn initialize(
             last_update_ms: now_ms,
             client_version: 0,
         };
-        return Ok(Initialization::Ready(new, NO_EPOCH));
+        return Ok(Initialization::Ready(new, None));
     };
     refuse_while_prepared(current)?;
     let now = current.producer;
@@ -91,13 +80,12 @@ pub(super) fn initialize(
     let (producer, last) = match expected {
         _ if current.is_epoch_exhausted() && expected.is_none_or(|expected| expected.epoch == now.epoch) => {
             let id = fresh.ok_or(Refusal::NeedsProducerId)?;
-            let last = if expected.is_some() { now.epoch } else { NO_EPOCH };
-            (Producer { id, epoch: ProducerEpoch(0) }, last)
+            (Producer { id, epoch: ProducerEpoch(0) }, expected.map(|_| now.epoch))
         }
-        None => (bumped(now), NO_EPOCH),
-        Some(expected) if expected.epoch == now.epoch => (bumped(now), now.epoch),
+        None => (bumped(now), None),
+        Some(expected) if expected.epoch == now.epoch => (bumped(now), Some(now.epoch)),
         // Its answer got lost: nobody else has begun since, or there would be no last epoch.
-        Some(expected) if Some(expected.epoch) == last_epoch => (now, expected.epoch),
+        Some(expected) if Some(expected.epoch) == last_epoch => (now, last_epoch),
         Some(_) => return Err(ErrorCode::ProducerFenced.into()),
     };
     let next = Transaction {
@@ -131,28 +119,27 @@ pub(super) fn check_producer(current: &Transaction, producer: Producer) -> Resul
     Ok(())
 }
 
-/// The transaction with `added`; `None` if it has them.
+/// The transaction with more partitions; `None` if it has them.
 pub(super) fn add_partitions(
     current: &Transaction,
-    producer: Producer,
-    added: &Partitions,
-    client_version: i16,
+    request: &AddPartitions,
     now_ms: i64,
 ) -> Result<Option<Transaction>, Refusal> {
+    let AddPartitions { producer, partitions, client_version, .. } = request;
     refuse_while_prepared(current)?;
-    check_producer(current, producer)?;
+    check_producer(current, *producer)?;
     let is_ongoing = current.state == TransactionState::Ongoing;
-    if is_ongoing && current.partitions.contains_all(added) {
+    if is_ongoing && current.partitions.contains_all(partitions) {
         return Ok(None);
     }
     let mut next = Transaction {
         state: TransactionState::Ongoing,
         start_ms: if is_ongoing { current.start_ms } else { now_ms },
         last_update_ms: now_ms,
-        client_version,
+        client_version: *client_version,
         ..changed(current)
     };
-    next.partitions.extend(added);
+    next.partitions.extend(partitions);
     Ok(Some(next))
 }
 
@@ -166,27 +153,16 @@ pub(super) enum End {
 }
 
 /// A client ends its transaction.
-pub(super) fn end(
-    current: &Transaction,
-    producer: Producer,
-    ending: Ending,
-    client_version: i16,
-    fresh: Option<ProducerId>,
-    now_ms: i64,
-) -> Result<End, Refusal> {
-    if client_version < EPOCH_BUMP_LEVEL {
-        end_of_version_1(current, producer, ending, now_ms)
+pub(super) fn end(current: &Transaction, request: &EndTxn, now_ms: i64) -> Result<End, Refusal> {
+    if request.client_version < EPOCH_BUMP_LEVEL {
+        end_of_version_1(current, request, now_ms)
     } else {
-        end_of_version_2(current, producer, ending, client_version, fresh, now_ms)
+        end_of_version_2(current, request, now_ms)
     }
 }
 
-fn end_of_version_1(
-    current: &Transaction,
-    producer: Producer,
-    ending: Ending,
-    now_ms: i64,
-) -> Result<End, Refusal> {
+fn end_of_version_1(current: &Transaction, request: &EndTxn, now_ms: i64) -> Result<End, Refusal> {
+    let EndTxn { producer, ending, .. } = *request;
     check_producer(current, producer)?;
     refuse_while_prepared(current)?;
     match current.state {
@@ -197,14 +173,8 @@ fn end_of_version_1(
 }
 
 /// With an epoch for each transaction a retry is told from the next transaction's end by its epoch.
-fn end_of_version_2(
-    current: &Transaction,
-    producer: Producer,
-    ending: Ending,
-    client_version: i16,
-    fresh: Option<ProducerId>,
-    now_ms: i64,
-) -> Result<End, Refusal> {
+fn end_of_version_2(current: &Transaction, request: &EndTxn, now_ms: i64) -> Result<End, Refusal> {
+    let EndTxn { producer, ending, client_version, fresh, .. } = *request;
     refuse_while_prepared(current)?;
     let now = current.producer;
     let is_retry_over_overflow = current.previous_producer_id == producer.id

@@ -11,7 +11,7 @@ use klamm_protocol::error_code::ErrorCode;
 use klamm_protocol::ids::{Offset, ProducerEpoch, ProducerId};
 
 use super::state::{EPOCH_BUMP_LEVEL, Ending, Partitions, Producer, Transaction};
-use super::transition::{self, End, Initialization, Refusal, Wanted};
+use super::transition::{self, End, Initialization, Refusal};
 use super::{
     AddPartitions, EndTxn, InitProducerId, Markers, Remembered, Soft, TransactionCommand, TransactionCtx,
     TransactionEffect, TransactionOutcome, TransactionRecord, TransactionReply, TransactionTimer, level,
@@ -94,14 +94,8 @@ impl<'a> Turn<'a> {
         if request.timeout_ms <= 0 || request.timeout_ms > self.cx.settings.max_timeout_ms {
             return Err(ErrorCode::InvalidTransactionTimeout.into());
         }
-        let wanted = Wanted {
-            timeout_ms: request.timeout_ms,
-            expected: request.expected,
-            fresh: request.fresh,
-            now_ms: self.cx.wall.0,
-        };
         let last_epoch = self.soft.last_epochs.get(self.id).copied();
-        match transition::initialize(self.current.as_deref(), last_epoch, wanted)? {
+        match transition::initialize(self.current.as_deref(), last_epoch, request, self.cx.wall.0)? {
             Initialization::Ready(next, last_epoch) => {
                 let producer = next.producer;
                 self.note_last_epoch(last_epoch);
@@ -120,11 +114,7 @@ impl<'a> Turn<'a> {
     }
 
     fn add(&mut self, request: &AddPartitions) -> Result<(), Refusal> {
-        let AddPartitions { producer, partitions, client_version, .. } = request;
-        let now_ms = self.cx.wall.0;
-        let added =
-            transition::add_partitions(self.known()?, *producer, partitions, *client_version, now_ms)?;
-        if let Some(next) = added {
+        if let Some(next) = transition::add_partitions(self.known()?, request, self.cx.wall.0)? {
             self.write(next);
         }
         Ok(())
@@ -148,23 +138,23 @@ impl<'a> Turn<'a> {
     }
 
     fn end(&mut self, request: &EndTxn) -> Result<Producer, Refusal> {
-        let EndTxn { producer, ending, client_version, fresh, .. } = *request;
         let now_ms = self.cx.wall.0;
         let current = self.known()?;
-        let successor = match transition::end(current, producer, ending, client_version, fresh, now_ms)? {
+        let bumps = request.client_version >= EPOCH_BUMP_LEVEL;
+        let successor = match transition::end(current, request, now_ms)? {
             End::WasEnded => current.producer,
             End::Prepared(next) => {
-                if client_version >= EPOCH_BUMP_LEVEL {
-                    self.note_last_epoch(producer.epoch);
+                if bumps {
+                    self.note_last_epoch(Some(request.producer.epoch));
                 }
                 self.write(next);
-                let successor = transition::complete(self.known()?, ending, now_ms).producer;
+                let successor = transition::complete(self.known()?, request.ending, now_ms).producer;
                 self.go_on_to_markers();
                 successor
             }
         };
         // Before the second version a client keeps what it has, and is told nothing.
-        Ok(if client_version >= EPOCH_BUMP_LEVEL { successor } else { Producer::default() })
+        Ok(if bumps { successor } else { Producer::default() })
     }
 
     /// Aborts what has run too long, as far as an epoch, or `fresh`, is there for it.
@@ -183,10 +173,7 @@ impl<'a> Turn<'a> {
     fn fence(&mut self, fresh: Option<ProducerId>) -> Result<(), Refusal> {
         let level = level(self.cx);
         let current = self.known()?;
-        let last_epoch = match level >= EPOCH_BUMP_LEVEL {
-            true => current.producer.epoch,
-            false => ProducerEpoch::default(),
-        };
+        let last_epoch = (level >= EPOCH_BUMP_LEVEL).then_some(current.producer.epoch);
         let next = transition::fence(current, level, fresh, self.cx.wall.0)?;
         self.note_last_epoch(last_epoch);
         self.write(next);
@@ -238,10 +225,10 @@ impl<'a> Turn<'a> {
         self.current.as_deref().ok_or(ErrorCode::InvalidProducerIdMapping.into())
     }
 
-    fn note_last_epoch(&mut self, epoch: ProducerEpoch) {
-        match epoch == ProducerEpoch::default() {
-            true => self.soft.last_epochs.remove(self.id),
-            false => self.soft.last_epochs.insert(self.id.clone(), epoch),
+    fn note_last_epoch(&mut self, epoch: Option<ProducerEpoch>) {
+        match epoch {
+            Some(epoch) => self.soft.last_epochs.insert(self.id.clone(), epoch),
+            None => self.soft.last_epochs.remove(self.id),
         };
     }
 

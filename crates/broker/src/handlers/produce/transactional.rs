@@ -25,7 +25,7 @@ use crate::handlers::{Handled, Meta, Response};
 use crate::host::Host;
 use crate::net::CloseReason;
 use crate::transactions::admission::{Claim, ClientLevel, admit};
-use crate::transactions::join::in_chunks;
+use crate::transactions::chunks::in_chunks;
 
 /// A request that waits for a transaction coordinator.
 pub(crate) struct UnverifiedProduce {
