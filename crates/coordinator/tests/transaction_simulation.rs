@@ -6,6 +6,7 @@
 //! - it sees nothing of an aborted one; of one whose end its client never learned, all or nothing;
 //! - no partition has an open transaction left: the last stable offset reaches the end.
 
+mod transaction_model;
 mod transaction_world;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -15,89 +16,15 @@ use klamm_coordinator::transaction::{
     AddPartitions, EPOCH_BUMP_LEVEL, EndTxn, Ending, InitProducerId, Markers, Producer, TransactionCommand,
     TransactionEffect, TransactionReply,
 };
-use klamm_protocol::ids::{PartitionIndex, ProducerEpoch, ProducerId};
+use klamm_protocol::ids::{PartitionIndex, ProducerId};
 use proptest::prelude::*;
+use transaction_model::{Partition, Value};
 use transaction_world::{World, partitions};
 
 const IDS: usize = 2;
 const PARTITIONS: usize = 3;
 const STEPS: usize = 900;
 const TIMEOUT_MS: i32 = 30_000;
-
-/// A value as its client numbered it: the transaction, and its place there.
-type Value = (usize, usize);
-
-enum Entry {
-    Data(ProducerId, Value),
-    Marker(ProducerId, Ending),
-}
-
-/// What a log knows of a producer.
-#[derive(Default)]
-struct Known {
-    epoch: ProducerEpoch,
-    is_open: bool,
-    /// The coordinator is asked, and no marker has come since.
-    asked: Option<ReplyKey>,
-    /// It said yes, and no marker has come since.
-    verified: Option<ProducerEpoch>,
-}
-
-#[derive(Default)]
-struct Partition {
-    entries: Vec<Entry>,
-    known: BTreeMap<ProducerId, Known>,
-}
-
-impl Partition {
-    fn needs_verification(&self, producer: Producer) -> bool {
-        !self.known.get(&producer.id).is_some_and(|known| known.is_open && known.epoch == producer.epoch)
-    }
-
-    fn append(&mut self, producer: Producer, value: Value) -> bool {
-        let known = self.known.entry(producer.id).or_default();
-        let is_open = known.is_open && known.epoch == producer.epoch;
-        if producer.epoch < known.epoch || !is_open && known.verified != Some(producer.epoch) {
-            return false;
-        }
-        *known = Known { epoch: producer.epoch, is_open: true, ..Known::default() };
-        self.entries.push(Entry::Data(producer.id, value));
-        true
-    }
-
-    fn end(&mut self, producer: Producer, ending: Ending, version: i16) {
-        let known = self.known.entry(producer.id).or_default();
-        let is_late = if version >= EPOCH_BUMP_LEVEL {
-            producer.epoch <= known.epoch && known.is_open
-        } else {
-            producer.epoch < known.epoch
-        };
-        if is_late {
-            return;
-        }
-        *known = Known { epoch: producer.epoch, is_open: false, ..Known::default() };
-        self.entries.push(Entry::Marker(producer.id, ending));
-    }
-
-    /// What a reader of committed data sees.
-    fn committed(&self) -> Vec<Value> {
-        let mut open: BTreeMap<ProducerId, Vec<(usize, Value)>> = BTreeMap::new();
-        let mut seen = Vec::new();
-        for (offset, entry) in self.entries.iter().enumerate() {
-            match entry {
-                Entry::Data(producer, value) => open.entry(*producer).or_default().push((offset, *value)),
-                Entry::Marker(producer, ending) => {
-                    let values = open.remove(producer).unwrap_or_default();
-                    if *ending == Ending::Commit {
-                        seen.extend(values);
-                    }
-                }
-            }
-        }
-        seen.sort_unstable();
-        seen.into_iter().map(|(_, value)| value).collect()
-    }
-}
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Outcome {
@@ -388,7 +315,7 @@ impl Simulation {
             let partitions = partitions(&[partition as i32]);
             let request = AddPartitions { transactional_id, producer, partitions, client_version: version };
             let asked = self.ask(TransactionCommand::AddPartitions(request));
-            self.partitions[partition].known.entry(producer.id).or_default().asked = Some(asked);
+            self.partitions[partition].begin_verification(producer, asked);
             self.clients[index].stage = Stage::Joining { partition, asked };
         } else if self.needs_verification(index, partition) {
             self.verify(index, partition);
@@ -406,7 +333,7 @@ impl Simulation {
         let (producer, partitions) = (self.clients[index].producer, partitions(&[partition as i32]));
         let command = TransactionCommand::VerifyPartitions { transactional_id, producer, partitions };
         let asked = self.ask(command);
-        self.partitions[partition].known.entry(producer.id).or_default().asked = Some(asked);
+        self.partitions[partition].begin_verification(producer, asked);
         self.clients[index].stage = Stage::Joining { partition, asked };
     }
 
@@ -428,10 +355,7 @@ impl Simulation {
                 return;
             }
         }
-        let known = self.partitions[partition].known.entry(producer.id).or_default();
-        if known.asked.take() == Some(key) {
-            known.verified = Some(producer.epoch);
-        }
+        self.partitions[partition].confirm_verification(producer, key);
         self.write(index, partition);
     }
 
@@ -520,9 +444,7 @@ impl Simulation {
     fn check(&self) {
         let mut seen: BTreeSet<(usize, Value)> = BTreeSet::new();
         for (index, partition) in self.partitions.iter().enumerate() {
-            for (producer, known) in &partition.known {
-                assert!(!known.is_open, "producer {producer} hangs in partition {index}");
-            }
+            assert_eq!(partition.open_producer(), None, "it hangs in partition {index}");
             let committed = partition.committed();
             assert!(
                 committed.windows(2).all(|pair| pair[0].0 != pair[1].0 || pair[0].1 < pair[1].1),
