@@ -24,4 +24,5 @@ pub mod random;
 pub mod raw;
 pub mod server;
 pub mod skip;
+pub mod usage;
 pub mod wait;

@@ -13,9 +13,9 @@ use klamm_protocol::wire::WireStr;
 use tokio::task::JoinSet;
 
 use super::Broker;
-use super::broker_process::Sample;
 use super::connection::{Connection, expect_success, is_coordinator_coming};
 use super::topics;
+use klamm_e2e::usage::Sample;
 
 /// The newest that has topics by name: also what librdkafka sends.
 const VERSION: i16 = 9;

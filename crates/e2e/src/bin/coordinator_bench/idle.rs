@@ -14,10 +14,10 @@ use tokio::sync::Barrier;
 use tokio::task::JoinSet;
 
 use super::Broker;
-use super::broker_process::{Sample, resident_mib};
 use super::classic_member::{Joined, Member};
 use super::connection::Connection;
 use super::topics;
+use klamm_e2e::usage::{Sample, resident_mib};
 
 /// While the other groups are formed, how often those of a lane hear from their members.
 const KEEP_ALIVE: Duration = Duration::from_secs(10);

@@ -13,10 +13,10 @@ use tokio::sync::{Barrier, watch};
 use tokio::task::JoinSet;
 
 use super::Broker;
-use super::broker_process::Sample;
 use super::classic_member::Member;
 use super::connection::Connection;
 use super::topics;
+use klamm_e2e::usage::Sample;
 
 /// A group that takes longer will never come.
 const PATIENCE: Duration = Duration::from_secs(30);

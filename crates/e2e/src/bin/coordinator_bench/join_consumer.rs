@@ -18,9 +18,9 @@ use tokio::sync::{Barrier, watch};
 use tokio::task::JoinSet;
 
 use super::Broker;
-use super::broker_process::Sample;
 use super::connection::{Connection, expect_success, is_coordinator_coming};
 use super::topics;
+use klamm_e2e::usage::Sample;
 
 const VERSION: i16 = 1;
 /// A consumer's `max.poll.interval.ms`.

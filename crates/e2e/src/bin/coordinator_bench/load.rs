@@ -17,9 +17,9 @@ use klamm_protocol::wire::WireStr;
 use rustix::process::{Pid, Signal, kill_process};
 
 use super::Broker;
-use super::broker_process::{Sample, resident_mib};
 use super::connection::{Connection, expect_success, is_coordinator_coming};
 use super::{commit, topics};
+use klamm_e2e::usage::{Sample, resident_mib};
 
 const FETCH_VERSION: i16 = 8;
 /// Groups that one OffsetFetch asks for.

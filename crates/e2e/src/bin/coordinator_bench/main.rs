@@ -7,7 +7,6 @@
 //!
 //! Invariant: an answer that is not what a healthy broker gives ends the run with an error.
 
-mod broker_process;
 mod classic_member;
 mod commit;
 mod connection;

@@ -19,9 +19,9 @@ use klamm_protocol::wire::{Records, WireStr};
 use tokio::task::JoinSet;
 
 use super::Broker;
-use super::broker_process::Sample;
 use super::connection::{Connection, expect_success, is_coordinator_coming};
 use super::topics;
+use klamm_e2e::usage::Sample;
 
 /// What Java's client waits before it asks again whether the last transaction is over.
 const RETRY: Duration = Duration::from_millis(20);

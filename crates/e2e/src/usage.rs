@@ -1,4 +1,4 @@
-//! What the broker's process uses, by `/proc`.
+//! What a broker's process uses, by `/proc`: for the benches in `bin/`.
 
 use std::fs;
 use std::time::{Duration, Instant};
@@ -13,11 +13,16 @@ pub struct Sample {
 }
 
 impl Sample {
+    /// # Errors
+    /// When there is no such process.
     pub fn now(pid: u32) -> Result<Self> {
         Ok(Self { pid, cpu: cpu_time(pid)?, at: Instant::now() })
     }
 
     /// CPU and wall time since then.
+    ///
+    /// # Errors
+    /// When the process has ended.
     pub fn elapsed(&self) -> Result<(Duration, Duration)> {
         Ok((cpu_time(self.pid)? - self.cpu, self.at.elapsed()))
     }
@@ -36,10 +41,24 @@ fn cpu_time(pid: u32) -> Result<Duration> {
 }
 
 /// Resident memory.
+///
+/// # Errors
+/// When there is no such process.
 pub fn resident_mib(pid: u32) -> Result<u64> {
     let path = format!("/proc/{pid}/status");
     let text = fs::read_to_string(&path).with_context(|| format!("read {path}"))?;
     let line = text.lines().find_map(|line| line.strip_prefix("VmRSS:")).context("no VmRSS")?;
     let kib: u64 = line.trim().trim_end_matches(" kB").parse()?;
     Ok(kib / 1024)
+}
+
+/// Bytes that the process had a device read for it (`read_bytes` in `/proc/PID/io`): what came from memory is not in it.
+///
+/// # Errors
+/// When there is no such process, or it is another user's.
+pub fn device_read_bytes(pid: u32) -> Result<u64> {
+    let path = format!("/proc/{pid}/io");
+    let text = fs::read_to_string(&path).with_context(|| format!("read {path}"))?;
+    let line = text.lines().find_map(|line| line.strip_prefix("read_bytes: ")).context("no read_bytes")?;
+    Ok(line.trim().parse()?)
 }
