@@ -15,21 +15,29 @@ use std::time::{Duration, Instant, SystemTime};
 use klamm_log::disk::{Disk, RealDisk, thread_waits};
 use klamm_protocol::time::{MonoMs, WallMs};
 
+use tokio::sync::Semaphore;
+
 use super::socket::{TcpListener, TcpTransport};
 use super::{DirPressure, Host, Pool};
+
+/// Cold reads at once. They have tokio's threads (512) in common with flushes: however many read from a slow
+/// disk, a flush finds one. And they share the device with it, which needs no more to be busy.
+const COLD_READS_MAX: usize = 32;
 
 /// Runs on a multi-threaded tokio runtime, which must be entered when it is made.
 #[derive(Clone)]
 pub struct RealHost {
     started: Instant,
     disk: Arc<RealDisk>,
+    cold_reads: Arc<Semaphore>,
 }
 
 impl RealHost {
     /// A host whose monotonic clock starts now.
     #[must_use]
     pub fn new() -> Self {
-        Self { started: Instant::now(), disk: Arc::new(RealDisk) }
+        let cold_reads = Arc::new(Semaphore::new(COLD_READS_MAX));
+        Self { started: Instant::now(), disk: Arc::new(RealDisk), cold_reads }
     }
 }
 
@@ -80,7 +88,17 @@ impl Host for RealHost {
         tokio::time::sleep(Duration::from_millis(ahead))
     }
 
-    async fn offload<T: Send + 'static>(&self, _pool: Pool, job: impl FnOnce() -> T + Send + 'static) -> T {
+    async fn offload<T: Send + 'static>(&self, pool: Pool, job: impl FnOnce() -> T + Send + 'static) -> T {
+        let permit = match pool {
+            // Nobody closes it.
+            Pool::ColdRead => self.cold_reads.clone().acquire_owned().await.ok(),
+            Pool::Flush | Pool::Cpu => None,
+        };
+        let job = move || {
+            // Given back by who has it, also if nobody waits for the result any more.
+            let _permit = permit;
+            job()
+        };
         match tokio::task::spawn_blocking(job).await {
             Ok(result) => result,
             Err(error) => match error.try_into_panic() {
@@ -118,5 +136,36 @@ impl Host for RealHost {
             }
         }
         Err(failure)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_flush_runs_however_many_cold_reads_wait_for_the_disk() {
+        let host = RealHost::new();
+        let (disk_answers, disk) = mpsc::channel::<()>();
+        let disk = Arc::new(std::sync::Mutex::new(disk));
+        let reads: Vec<_> = (0..600)
+            .map(|_| {
+                let (host, disk) = (host.clone(), disk.clone());
+                tokio::spawn(async move {
+                    // Ends when the sender goes.
+                    host.offload(Pool::ColdRead, move || disk.lock().expect("no panic").recv().is_err()).await
+                })
+            })
+            .collect();
+        while host.cold_reads.available_permits() > 0 {
+            tokio::task::yield_now().await;
+        }
+        assert!(host.offload(Pool::Flush, || true).await);
+        drop(disk_answers);
+        for read in reads {
+            assert!(read.await.expect("no panic"));
+        }
     }
 }
