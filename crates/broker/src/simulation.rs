@@ -2,6 +2,7 @@
 //!
 //! Same seed, same trace: that is what makes a failure found here repeatable.
 
+mod cold_reads;
 mod compaction;
 mod configs;
 mod damaged_files;

@@ -14,6 +14,7 @@ use std::path::PathBuf;
 
 use klamm_protocol::ids::{Offset, ProducerId};
 
+use crate::disk::Patience;
 use crate::entry::{SCAN_BUFFER_BYTES, WalkError};
 use crate::error::{LogError, ReadError};
 use crate::limits::{Limits, LogPosition};
@@ -25,8 +26,25 @@ use crate::view::{PartitionView, Segments, io_error, limit_in};
 impl PartitionView {
     /// The aborted transactions that a reader of `region`, who asked for `from` and may read
     /// below `up_to`, must leave out.
+    ///
+    /// # Errors
+    /// As [`PartitionView::read`].
     pub fn aborted_transactions(
         &self,
+        from: Offset,
+        region: &FileRegion,
+        up_to: LogPosition,
+    ) -> Result<Vec<AbortedTransaction>, ReadError> {
+        self.aborted_transactions_as(Patience::Waits, from, region, up_to)
+    }
+
+    /// The same for a reader of any patience.
+    ///
+    /// # Errors
+    /// As [`PartitionView::read_as`].
+    pub fn aborted_transactions_as(
+        &self,
+        patience: Patience,
         from: Offset,
         region: &FileRegion,
         up_to: LogPosition,
@@ -35,7 +53,7 @@ impl PartitionView {
         let first = segments.floor(from);
         let mut listed = Vec::new();
         for segment in &segments[first..] {
-            let entries = segment.transactions.entries().map_err(|e| io_error(segment, e))?;
+            let entries = segment.transactions.entries_as(patience).map_err(|e| io_error(segment, e))?;
             listed.extend(entries.iter().filter(|entry| entry.last_offset >= from).copied());
         }
         // The start moves before segments and their files go: a list that may lack some is not given.
@@ -47,7 +65,7 @@ impl PartitionView {
         if listed.is_empty() {
             return Ok(listed);
         }
-        let behind = self.offset_behind(&segments, region, up_to)?;
+        let behind = self.offset_behind(&segments, region, up_to, patience)?;
         listed.retain(|entry| entry.first_offset < behind);
         Ok(listed)
     }
@@ -104,6 +122,7 @@ impl PartitionView {
         segments: &Segments,
         region: &FileRegion,
         up_to: LogPosition,
+        patience: Patience,
     ) -> Result<Offset, ReadError> {
         let index = segments.floor(region.segment_base);
         let segment = &segments[index];
@@ -113,7 +132,7 @@ impl PartitionView {
         let end = u32::try_from(region.position + u64::from(region.len_bytes)).unwrap_or(u32::MAX);
         // Up to the far side of what cannot be read: a transaction too many is none too few.
         let found = segment
-            .first_at_or_behind(end, limit_in(segment, up_to))
+            .first_at_or_behind(end, limit_in(segment, up_to), patience)
             .map_err(|error| error.into_read_error(segment.file().path()))?;
         Ok(match (found, segments.get(index + 1)) {
             (Some(entry), _) => entry.base_offset,

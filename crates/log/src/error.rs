@@ -216,6 +216,14 @@ pub enum ReadError {
     },
 }
 
+impl ReadError {
+    /// True if the reader would have had to wait for the disk and may not.
+    #[must_use]
+    pub fn is_wait(&self) -> bool {
+        matches!(self, Self::Io { source, .. } if source.kind() == io::ErrorKind::WouldBlock)
+    }
+}
+
 /// What an epoch question was answered with: the epoch found and the offset behind its last record.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct EpochEnd {

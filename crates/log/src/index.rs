@@ -15,7 +15,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use crate::append_only::AppendOnly;
-use crate::disk::{Disk, OpenMode, read_full_at};
+use crate::disk::{Disk, OpenMode, Patience, Patient, read_full_at};
 use crate::lazy_file::LazyFile;
 
 /// Bytes of one `.index` entry.
@@ -134,7 +134,7 @@ impl OffsetIndex {
     }
 
     /// The last entry at or below `relative_offset`.
-    pub(crate) fn floor(&self, relative_offset: u32) -> io::Result<Option<OffsetEntry>> {
+    pub(crate) fn floor(&self, relative_offset: u32, patience: Patience) -> io::Result<Option<OffsetEntry>> {
         match self {
             Self::Memory(list) => {
                 let after = list
@@ -142,19 +142,23 @@ impl OffsetIndex {
                 Ok(after.checked_sub(1).map(|index| unpack(list.get(index))))
             }
             Self::File(file) => {
-                file.last_before(|entry: &OffsetEntry| entry.relative_offset <= relative_offset)
+                file.last_before(|entry: &OffsetEntry| entry.relative_offset <= relative_offset, patience)
             }
         }
     }
 
     /// The last entry whose batch begins at or below `position`.
-    pub(crate) fn floor_by_position(&self, position: u32) -> io::Result<Option<OffsetEntry>> {
+    pub(crate) fn floor_by_position(
+        &self,
+        position: u32,
+        patience: Patience,
+    ) -> io::Result<Option<OffsetEntry>> {
         match self {
             Self::Memory(list) => {
                 let after = list.partition_point(list.len(), |packed| unpack(packed).position <= position);
                 Ok(after.checked_sub(1).map(|index| unpack(list.get(index))))
             }
-            Self::File(file) => file.last_before(|entry: &OffsetEntry| entry.position <= position),
+            Self::File(file) => file.last_before(|entry: &OffsetEntry| entry.position <= position, patience),
         }
     }
 
@@ -195,7 +199,9 @@ impl TimeIndex {
                 let after = timestamps.partition_point(offsets.len(), |at| at as i64 <= timestamp);
                 Ok(after.checked_sub(1).map(|index| self.in_memory_at(index)))
             }
-            Self::File(file) => file.last_before(|entry: &TimeEntry| entry.timestamp <= timestamp),
+            Self::File(file) => {
+                file.last_before(|entry: &TimeEntry| entry.timestamp <= timestamp, Patience::Waits)
+            }
         }
     }
 
@@ -211,7 +217,7 @@ impl TimeIndex {
             Self::Memory { offsets, .. } => {
                 Ok(offsets.len().checked_sub(1).map(|index| self.in_memory_at(index)))
             }
-            Self::File(file) => file.last_before(|_: &TimeEntry| true),
+            Self::File(file) => file.last_before(|_: &TimeEntry| true, Patience::Waits),
         }
     }
 
@@ -256,20 +262,26 @@ impl IndexFile {
 
     /// The last entry for which `is_before` holds, which holds for a prefix of the entries.
     /// A zero tail counts as behind everything.
-    fn last_before<E: IndexEntry>(&self, is_before: impl Fn(&E) -> bool) -> io::Result<Option<E>> {
-        let file = match self.0.get() {
+    fn last_before<E: IndexEntry>(
+        &self,
+        is_before: impl Fn(&E) -> bool,
+        patience: Patience,
+    ) -> io::Result<Option<E>> {
+        let file = match self.0.get_as(patience) {
             Ok(file) => file,
             // Without an index the walk begins at the segment's start.
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
             Err(error) => return Err(error),
         };
+        let len_bytes = file.len()?;
+        let file = Patient(&*file, patience);
         let holds = |index: u64, entry: &E| (index == 0 || !entry.is_zero()) && is_before(entry);
-        let (mut low, mut high) = (0, file.len()? / E::BYTES as u64);
+        let (mut low, mut high) = (0, len_bytes / E::BYTES as u64);
         let mut one = [0; TIME_ENTRY_BYTES];
         let one = &mut one[..E::BYTES];
         while high - low > WINDOW_ENTRIES {
             let middle = low + (high - low) / 2;
-            if read_full_at(&*file, one, middle * E::BYTES as u64)? < E::BYTES {
+            if read_full_at(&file, one, middle * E::BYTES as u64)? < E::BYTES {
                 high = middle;
             } else if holds(middle, &E::decode(one)) {
                 low = middle;
@@ -279,7 +291,7 @@ impl IndexFile {
         }
         let mut window = [0; WINDOW_ENTRIES as usize * TIME_ENTRY_BYTES];
         let window = &mut window[..(high - low) as usize * E::BYTES];
-        let read = read_full_at(&*file, window, low * E::BYTES as u64)?;
+        let read = read_full_at(&file, window, low * E::BYTES as u64)?;
         let mut entries = window[..read].chunks_exact(E::BYTES).map(E::decode).zip(low..);
         let mut last = None;
         for (entry, index) in &mut entries {
@@ -354,10 +366,10 @@ mod tests {
             let file = OffsetIndex::File(IndexFile::new(Arc::new(disk.clone()), path.to_owned()));
             for offset in asked {
                 let naive = entries.iter().rev().find(|e| e.relative_offset <= offset).copied();
-                prop_assert_eq!(memory.floor(offset).unwrap(), naive);
-                prop_assert_eq!(file.floor(offset).unwrap().filter(|e| !e.is_zero()), naive);
+                prop_assert_eq!(memory.floor(offset, Patience::Waits).unwrap(), naive);
+                prop_assert_eq!(file.floor(offset, Patience::Waits).unwrap().filter(|e| !e.is_zero()), naive);
                 let naive = entries.iter().rev().find(|e| e.position <= offset).copied();
-                prop_assert_eq!(memory.floor_by_position(offset).unwrap(), naive);
+                prop_assert_eq!(memory.floor_by_position(offset, Patience::Waits).unwrap(), naive);
             }
             let read = disk.read_file(path, 1 << 20).unwrap();
             prop_assert_eq!(decode_rising::<OffsetEntry>(&read), entries);

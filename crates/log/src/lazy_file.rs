@@ -11,7 +11,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use arc_swap::ArcSwapOption;
 
-use crate::disk::{Disk, DiskFile, Metadata, OpenMode};
+use crate::disk::{Disk, DiskFile, Metadata, OpenMode, Patience};
 
 pub(crate) struct LazyFile {
     disk: Arc<dyn Disk>,
@@ -58,6 +58,14 @@ impl LazyFile {
         Ok(Arc::clone(&winner.0))
     }
 
+    /// The same for who may not wait for the disk: opening may.
+    pub(crate) fn get_as(&self, patience: Patience) -> io::Result<Arc<dyn DiskFile>> {
+        if patience == Patience::OnlyMemory && self.opened.load().is_none() {
+            return Err(io::ErrorKind::WouldBlock.into());
+        }
+        self.get()
+    }
+
     /// Lets go of the file.
     pub(crate) fn close(&self) {
         self.opened.store(None);
@@ -81,7 +89,10 @@ mod tests {
         write_all_at(&*disk.open(&path, OpenMode::Create).unwrap(), b"abc", 0).unwrap();
         let file = LazyFile::new(disk.clone(), path.clone(), OpenMode::Read);
         assert!(!file.close_if_idle(), "it was never open");
-        let handle = file.get().unwrap();
+        let refused = file.get_as(Patience::OnlyMemory).err().unwrap();
+        assert_eq!(refused.kind(), io::ErrorKind::WouldBlock);
+        let handle = file.get_as(Patience::Waits).unwrap();
+        assert!(file.get_as(Patience::OnlyMemory).is_ok());
         assert!(Arc::ptr_eq(&handle, &file.get().unwrap()));
         assert!(!file.close_if_idle(), "it was just used");
         assert!(file.close_if_idle());

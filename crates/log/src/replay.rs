@@ -15,7 +15,7 @@ use bytes::Bytes;
 use klamm_protocol::ids::{Offset, ProducerId};
 use klamm_protocol::records::BatchHeader;
 
-use crate::disk::read_full_at;
+use crate::disk::{Patience, read_full_at};
 use crate::entry::{Entry, SCAN_BUFFER_BYTES, Walk, WalkError};
 use crate::error::{LogError, ReadError};
 use crate::files::{self, LOG};
@@ -303,7 +303,7 @@ fn recall(state: &mut ProducerState, segments: &Segments, from: Offset) -> Resul
         while end > 0 {
             let io = |source| failed(WalkError::Io { position: u64::from(end), source });
             let target = end.saturating_sub(RECALL_STEP_BYTES);
-            let floor = segment.offset_index.floor_by_position(target).map_err(io)?;
+            let floor = segment.offset_index.floor_by_position(target, Patience::Waits).map_err(io)?;
             let start = floor.map_or(0, |entry| entry.position).min(target);
             let mut headers: Vec<BatchHeader> = Vec::new();
             walk_headers(segment, start, end, |_, _, header| {

@@ -18,7 +18,7 @@ use std::sync::atomic::{AtomicI64, AtomicU32, Ordering};
 use klamm_protocol::ids::Offset;
 
 use crate::checked::{CheckedUnits, units_of};
-use crate::disk::{Disk, DiskFile, OpenMode, Residency};
+use crate::disk::{Disk, DiskFile, OpenMode, Patience, Patient, Residency};
 use crate::entry::{Entry, LOOKUP_BUFFER_BYTES, SCAN_BUFFER_BYTES, Walk, WalkError};
 use crate::files;
 use crate::index::{IndexFile, OffsetIndex, TimeEntry, TimeIndex};
@@ -105,6 +105,11 @@ impl SegmentFile {
     #[must_use]
     pub fn quarantined(&self) -> Vec<Quarantined> {
         self.quarantine.ranges().map_or_else(Vec::new, |ranges| ranges.to_vec())
+    }
+
+    /// The open file; `WouldBlock` if it must be opened and the reader may not wait.
+    pub(crate) fn get_as(&self, patience: Patience) -> io::Result<Arc<dyn DiskFile>> {
+        self.file.get_as(patience)
     }
 
     /// Closes the file until somebody needs it; only if it is not dirty.
@@ -306,16 +311,22 @@ impl Segment {
 
     /// The first entry below `limit` whose last offset is at or above `from`.
     pub(crate) fn locate(&self, from: Offset, limit: u32) -> Result<Option<Entry>, WalkError> {
-        Ok(self.search(from, limit)?.map(|(entry, _)| entry))
+        Ok(self.search(from, limit, Patience::Waits)?.map(|(entry, _)| entry))
     }
 
     /// The same, and where the search for it began.
-    pub(crate) fn search(&self, from: Offset, limit: u32) -> Result<Option<(Entry, u32)>, WalkError> {
+    pub(crate) fn search(
+        &self,
+        from: Offset,
+        limit: u32,
+        patience: Patience,
+    ) -> Result<Option<(Entry, u32)>, WalkError> {
         let relative = u32::try_from((from.0 - self.base_offset.0).max(0)).unwrap_or(u32::MAX);
         let io = |source| WalkError::Io { position: 0, source };
-        let proposed = self.offset_index.floor(relative).map_err(io)?.map_or(0, |entry| entry.position);
+        let proposed =
+            self.offset_index.floor(relative, patience).map_err(io)?.map_or(0, |entry| entry.position);
         if proposed > 0 && proposed < limit {
-            match self.first_reaching(from, proposed, limit) {
+            match self.first_reaching(from, proposed, limit, patience) {
                 // The index led past the place: it is wrong, and only a proposal.
                 Ok(Some(entry)) if entry.position == proposed && entry.base_offset > from => {}
                 Ok(found) => return Ok(found.map(|entry| (entry, proposed))),
@@ -323,7 +334,7 @@ impl Segment {
                 Err(_) => {}
             }
         }
-        Ok(self.first_reaching(from, 0, limit)?.map(|entry| (entry, 0)))
+        Ok(self.first_reaching(from, 0, limit, patience)?.map(|entry| (entry, 0)))
     }
 
     /// A walk that steps over what is quarantined.
@@ -339,13 +350,22 @@ impl Segment {
     }
 
     /// The entry that begins at `position` or is the first behind it, below `limit`.
-    pub(crate) fn first_at_or_behind(&self, position: u32, limit: u32) -> Result<Option<Entry>, WalkError> {
+    pub(crate) fn first_at_or_behind(
+        &self,
+        position: u32,
+        limit: u32,
+        patience: Patience,
+    ) -> Result<Option<Entry>, WalkError> {
         let io = |source| WalkError::Io { position: 0, source };
-        let start =
-            self.offset_index.floor_by_position(position).map_err(io)?.map_or(0, |entry| entry.position);
-        let file = self.file.get().map_err(io)?;
+        let start = self
+            .offset_index
+            .floor_by_position(position, patience)
+            .map_err(io)?
+            .map_or(0, |entry| entry.position);
+        let file = self.file.get_as(patience).map_err(io)?;
+        let file = Patient(&*file, patience);
         let mut buffer = [0; LOOKUP_BUFFER_BYTES];
-        let mut walk = self.walk(&*file, start, limit, &mut buffer);
+        let mut walk = self.walk(&file, start, limit, &mut buffer);
         while let Some(entry) = walk.next()? {
             if entry.position >= position {
                 return Ok(Some(entry));
@@ -354,10 +374,17 @@ impl Segment {
         Ok(None)
     }
 
-    fn first_reaching(&self, from: Offset, start: u32, limit: u32) -> Result<Option<Entry>, WalkError> {
-        let file = self.file.get().map_err(|source| WalkError::Io { position: 0, source })?;
+    fn first_reaching(
+        &self,
+        from: Offset,
+        start: u32,
+        limit: u32,
+        patience: Patience,
+    ) -> Result<Option<Entry>, WalkError> {
+        let file = self.file.get_as(patience).map_err(|source| WalkError::Io { position: 0, source })?;
+        let file = Patient(&*file, patience);
         let mut buffer = [0; LOOKUP_BUFFER_BYTES];
-        let mut walk = self.walk(&*file, start, limit, &mut buffer);
+        let mut walk = self.walk(&file, start, limit, &mut buffer);
         while let Some(entry) = walk.next()? {
             if entry.last_offset >= from {
                 return Ok(Some(entry));
@@ -369,7 +396,7 @@ impl Segment {
     /// The largest timestamp from the batch of an entry on, which has the largest one before it.
     fn walked_max_timestamp(&self, from: Option<TimeEntry>) -> io::Result<i64> {
         let relative = from.map_or(0, |entry| entry.relative_offset);
-        let start = self.offset_index.floor(relative)?.map_or(0, |entry| entry.position);
+        let start = self.offset_index.floor(relative, Patience::Waits)?.map_or(0, |entry| entry.position);
         let mut found = from.map_or(-1, |entry| entry.timestamp);
         let start = if from.is_some() { start } else { 0 };
         let mut buffer = vec![0; SCAN_BUFFER_BYTES];

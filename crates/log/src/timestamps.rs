@@ -10,7 +10,7 @@ use bytes::Bytes;
 use klamm_protocol::ids::{LeaderEpoch, Offset};
 use klamm_protocol::records::{BATCH_HEADER_BYTES, BatchHeader, RecordIter, Scratch, decompress};
 
-use crate::disk::read_full_at;
+use crate::disk::{Patience, read_full_at};
 use crate::entry::{Entry, SCAN_BUFFER_BYTES, Walk, WalkError};
 use crate::error::ReadError;
 use crate::limits::LogPosition;
@@ -85,7 +85,8 @@ fn search(
     // Up to the floor's batch every timestamp is at most the floor's.
     let known = segment.time_index.floor(timestamp).and_then(|entry| segment.confirmed(entry)).map_err(io)?;
     let relative = known.map_or(0, |entry| entry.relative_offset);
-    let start = segment.offset_index.floor(relative).map_err(io)?.map_or(0, |entry| entry.position);
+    let start =
+        segment.offset_index.floor(relative, Patience::Waits).map_err(io)?.map_or(0, |entry| entry.position);
     let found = search_from(segment, timestamp, from, start, limit);
     match found {
         // A wrong index leads past the place or between batches: it is only a proposal.

@@ -14,7 +14,7 @@ use std::sync::{Arc, Mutex};
 
 use klamm_protocol::ids::{Offset, ProducerId};
 
-use crate::disk::{Disk, OpenMode, write_all_at};
+use crate::disk::{Disk, OpenMode, Patience, write_all_at};
 
 const ENTRY_BYTES: usize = 34;
 /// More aborted transactions than a 2 GiB segment has room for markers.
@@ -86,6 +86,17 @@ impl TransactionIndex {
 
     pub(crate) fn entries(&self) -> io::Result<Arc<Vec<AbortedTransaction>>> {
         self.load(&mut self.entries.lock().expect("no holder panics"))
+    }
+
+    /// The same for a reader of any patience: also who reads the file is not waited for.
+    pub(crate) fn entries_as(&self, patience: Patience) -> io::Result<Arc<Vec<AbortedTransaction>>> {
+        match patience {
+            Patience::Waits => self.entries(),
+            Patience::OnlyMemory => {
+                let entries = self.entries.try_lock().ok().and_then(|entries| entries.clone());
+                entries.ok_or_else(|| io::ErrorKind::WouldBlock.into())
+            }
+        }
     }
 
     fn load(

@@ -18,6 +18,7 @@ use std::sync::Arc;
 use klamm_protocol::ids::Offset;
 
 use crate::checked::{UNIT_BYTES, units_of};
+use crate::disk::{Patience, Patient};
 use crate::entry::{Entry, Walk, WalkError};
 use crate::error::ReadError;
 use crate::leader_epochs::LeaderEpochs;
@@ -66,14 +67,14 @@ enum Failure {
 }
 
 impl PartitionView {
-    /// True if every batch that a reader of `region` depends on is intact. Does not wait for
-    /// the disk if the region lies in memory.
+    /// True if every batch that a reader of `region` depends on is intact. Never
+    /// waits for the disk: what lies cold around the region is a no.
     pub fn check(&self, region: &FileRegion) -> bool {
         let (start, end) = region.looked_at();
         let units = units_of(start, end);
         let is_good = self.with_segment(region.segment_base, |segment, bounds| {
             Arc::ptr_eq(segment.file(), &region.file)
-                && verify(segment, &units, bounds, false).is_ok_and(|()| {
+                && verify(segment, &units, bounds, Depth::UncheckedInMemory).is_ok_and(|()| {
                     region.file.checked.set(units.clone());
                     true
                 })
@@ -151,7 +152,7 @@ impl PartitionView {
         let inspected = self.with_segment(segment_base, |segment, bounds| {
             loop {
                 let failed = |source| io_error(segment, source);
-                match verify(segment, &units, bounds, true) {
+                match verify(segment, &units, bounds, Depth::All) {
                     Ok(()) => break,
                     Err(Failure::Io(source)) => return Err(failed(source)),
                     Err(Failure::Fault(fault)) => {
@@ -186,23 +187,43 @@ impl PartitionView {
     }
 }
 
-/// Checks every batch that touches one of `units`; unless `is_all`, only those whose units
-/// are not known to be good.
-fn verify(segment: &Segment, units: &Range<u32>, bounds: &Bounds<'_>, is_all: bool) -> Result<(), Failure> {
+/// How much is looked at.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Depth {
+    /// Every batch, wherever it lies.
+    All,
+    /// Batches of units that are not known to be good; what does not lie in memory is a failure.
+    UncheckedInMemory,
+}
+
+impl Depth {
+    fn patience(self) -> Patience {
+        match self {
+            Self::All => Patience::Waits,
+            Self::UncheckedInMemory => Patience::OnlyMemory,
+        }
+    }
+}
+
+/// Checks the batches that touch one of `units`.
+fn verify(segment: &Segment, units: &Range<u32>, bounds: &Bounds<'_>, depth: Depth) -> Result<(), Failure> {
     let begin = units.start.saturating_mul(UNIT_BYTES);
     let end = units.end.saturating_mul(UNIT_BYTES).min(bounds.limit);
     let ranges = segment.file().quarantine.ranges().unwrap_or_default();
     let before = ranges.iter().rev().find(|range| range.position <= begin);
-    let (mut at, mut expected) = anchor(segment, begin, before, bounds).map_err(Failure::Io)?;
+    let (mut at, mut expected) = anchor(segment, begin, before, bounds, depth).map_err(Failure::Io)?;
     while at < end {
         let next = ranges.iter().find(|range| range.position >= at);
         let (limit, behind) =
             next.map_or((bounds.limit, bounds.behind), |range| (range.position, range.offset));
         let span = Span { at, expected, limit, behind, end };
-        verify_span(segment, &span, bounds.epochs, |entry| {
+        verify_span(segment, &span, bounds.epochs, depth, |entry| {
             let touched = units_of(entry.position, entry.end());
             let mut inner = touched.start.max(units.start)..touched.end.min(units.end);
-            if is_all { !inner.is_empty() } else { inner.any(|unit| !segment.file().checked.has(unit)) }
+            match depth {
+                Depth::All => !inner.is_empty(),
+                Depth::UncheckedInMemory => inner.any(|unit| !segment.file().checked.has(unit)),
+            }
         })?;
         let Some(next) = next else { break };
         (at, expected) = (next.end_position, next.end_offset);
@@ -216,15 +237,18 @@ fn anchor(
     begin: u32,
     before: Option<&Quarantined>,
     bounds: &Bounds<'_>,
+    depth: Depth,
 ) -> io::Result<(u32, Offset)> {
     let sure = before.map_or((0, segment.base_offset()), |range| (range.end_position, range.end_offset));
-    let Some(proposed) = segment.offset_index.floor_by_position(begin)? else { return Ok(sure) };
+    let patience = depth.patience();
+    let Some(proposed) = segment.offset_index.floor_by_position(begin, patience)? else { return Ok(sure) };
     if proposed.position <= sure.0 || proposed.position >= bounds.limit {
         return Ok(sure);
     }
     let mut buffer = [0; 64];
-    let file = segment.file().get()?;
-    let mut walk = Walk::new(&*file, u64::from(proposed.position), u64::from(bounds.limit), &mut buffer);
+    let file = segment.file().get_as(patience)?;
+    let file = Patient(&*file, patience);
+    let mut walk = Walk::new(&file, u64::from(proposed.position), u64::from(bounds.limit), &mut buffer);
     let last_offset = segment.base_offset().0 + i64::from(proposed.relative_offset);
     Ok(match walk.next() {
         // Index and header agree, which two flipped bits do not do by chance.
@@ -249,12 +273,14 @@ fn verify_span(
     segment: &Segment,
     span: &Span,
     epochs: &LeaderEpochs,
+    depth: Depth,
     must_check: impl Fn(&Entry) -> bool,
 ) -> Result<(), Failure> {
-    let file = segment.file().get().map_err(Failure::Io)?;
+    let file = segment.file().get_as(depth.patience()).map_err(Failure::Io)?;
+    let file = Patient(&*file, depth.patience());
     let len = (span.limit - span.at).min(span.end.saturating_sub(span.at).saturating_add(64)) as usize;
     let mut buffer = vec![0; len.clamp(64, BUFFER_BYTES)];
-    let mut walk = Walk::new(&*file, u64::from(span.at), u64::from(span.limit), &mut buffer);
+    let mut walk = Walk::new(&file, u64::from(span.at), u64::from(span.limit), &mut buffer);
     let mut expected = span.expected;
     // The last batch, if a gap lies before it, and the offset that was expected in its place.
     let mut behind_gap: Option<(Entry, Offset)> = None;

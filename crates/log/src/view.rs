@@ -13,6 +13,7 @@ use arc_swap::{ArcSwap, Guard};
 use klamm_protocol::ids::{LeaderEpoch, Offset, ProducerEpoch, ProducerId};
 use klamm_protocol::time::WallMs;
 
+use crate::disk::Patience;
 use crate::entry::{Entry, WalkError};
 use crate::error::{EpochEnd, ReadError};
 use crate::flush::FlushState;
@@ -142,7 +143,23 @@ impl PartitionView {
         max_bytes: u32,
         at_least_one: bool,
     ) -> Result<Option<FileRegion>, ReadError> {
-        let Some(Found { segment, entry, limit, searched_from }) = self.find(from, up_to)? else {
+        self.read_as(Patience::Waits, from, up_to, max_bytes, at_least_one)
+    }
+
+    /// The same for a reader of any patience.
+    ///
+    /// # Errors
+    /// As [`PartitionView::read`]; for who may not wait also [`ReadError::Io`] with `WouldBlock`
+    /// ([`ReadError::is_wait`]), where the index or the batch does not lie in memory.
+    pub fn read_as(
+        &self,
+        patience: Patience,
+        from: Offset,
+        up_to: LogPosition,
+        max_bytes: u32,
+        at_least_one: bool,
+    ) -> Result<Option<FileRegion>, ReadError> {
+        let Some(Found { segment, entry, limit, searched_from }) = self.find(from, up_to, patience)? else {
             return Ok(None);
         };
         let file = Arc::clone(segment.file());
@@ -170,7 +187,7 @@ impl PartitionView {
     /// Where the batch that contains `offset` begins; the end for the end offset.
     pub fn position_of(&self, offset: Offset) -> Result<LogPosition, ReadError> {
         let end = self.limits().end;
-        Ok(match self.find(offset, end)? {
+        Ok(match self.find(offset, end, Patience::Waits)? {
             Some(Found { segment, entry, .. }) => LogPosition {
                 offset: entry.base_offset,
                 segment_base: segment.base_offset(),
@@ -318,7 +335,7 @@ impl PartitionView {
         }
     }
 
-    fn find(&self, from: Offset, up_to: LogPosition) -> Result<Option<Found>, ReadError> {
+    fn find(&self, from: Offset, up_to: LogPosition, patience: Patience) -> Result<Option<Found>, ReadError> {
         let mut looks = 0;
         loop {
             let (limits, segments) = self.consistent();
@@ -334,7 +351,8 @@ impl PartitionView {
             if from >= up_to.offset {
                 return Ok(None);
             }
-            match find_in(&segments, from, up_to).and_then(|found| within(found, limits.end.offset)) {
+            let found = find_in(&segments, from, up_to, patience);
+            match found.and_then(|found| within(found, limits.end.offset)) {
                 Ok(Some(found)) if !self.is_current(&found.segment) && looks < LOOKS_MAX => looks += 1,
                 Ok(found) => return Ok(found),
                 Err((segment, Lost::Quarantined(range))) => {
@@ -402,6 +420,7 @@ fn find_in(
     segments: &Segments,
     from: Offset,
     up_to: LogPosition,
+    patience: Patience,
 ) -> Result<Option<Found>, (Arc<Segment>, Lost)> {
     // Compaction may have emptied the end of a segment: then the next one has the answer.
     for segment in &segments[segments.floor(from)..] {
@@ -413,7 +432,7 @@ fn find_in(
         if let Some(range) = segment.file().quarantine.at_offset(from) {
             return Err(lost(Lost::Quarantined(range)));
         }
-        match segment.search(from, limit) {
+        match segment.search(from, limit, patience) {
             Ok(Some((entry, searched_from))) => {
                 return Ok(Some(Found { segment: Arc::clone(segment), entry, limit, searched_from }));
             }

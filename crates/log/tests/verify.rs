@@ -5,7 +5,7 @@ mod support;
 
 use std::collections::BTreeMap;
 
-use klamm_log::disk::{Disk, MemoryDisk};
+use klamm_log::disk::{Disk, MemoryDisk, Patience};
 use klamm_log::{
     AppendOrigin, Corruption, FileRegion, Log, LogConfig, PartitionView, ReadError, trusted_batch,
 };
@@ -285,4 +285,34 @@ fn a_whole_segment_is_checked_for_who_copies_it() {
     assert_eq!(bad[0].position as usize, batches[1].1.start);
     assert_eq!(view.check_segment(&segments[2], &mut found).unwrap(), bad);
     assert_eq!(found.len(), 1, "told once");
+}
+
+#[test]
+fn who_may_not_wait_is_told_so_and_reads_nothing_that_lies_cold() {
+    let disk = MemoryDisk::new();
+    let (model, bases) = filled(&disk);
+    let log = open(&disk, model.end);
+    let view = log.view();
+    let end = view.limits().end;
+    let look = |offset: i64| view.read_as(Patience::OnlyMemory, Offset(offset), end, 1, true);
+    let offset = bases[1] + 3;
+    assert!(look(offset).is_err_and(|error| error.is_wait()), "nobody has opened it");
+    let region = read_checked(&view, offset, &mut Vec::new()).unwrap().unwrap();
+    let listed = |patience| view.aborted_transactions_as(patience, Offset(offset), &region, end);
+    assert!(listed(Patience::OnlyMemory).is_err_and(|error| error.is_wait()), "nobody has read the lists");
+    assert!(listed(Patience::Waits).unwrap().is_empty());
+    disk.forbid_waits(true);
+    assert!(listed(Patience::OnlyMemory).unwrap().is_empty());
+    for suffix in [".log", ".index"] {
+        assert_eq!(look(offset).unwrap().unwrap().position, region.position);
+        region.forget_checked();
+        assert!(view.check(&region) && region.is_checked());
+        disk.evict(&file(bases[1], suffix));
+        assert!(look(offset).is_err_and(|error| error.is_wait()), "{suffix}");
+        region.forget_checked();
+        assert!(!view.check(&region) && !region.is_checked(), "{suffix}");
+        disk.forbid_waits(false);
+        read_checked(&view, offset, &mut Vec::new()).unwrap().unwrap();
+        disk.forbid_waits(true);
+    }
 }

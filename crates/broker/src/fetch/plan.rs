@@ -1,8 +1,8 @@
 //! What one fetch request reads: partition by partition, within its limits.
 //!
-//! Reading finds regions of segment files; it copies nothing. What lies cold, or came from
-//! the disk and was not checked since, is left to [`read_from_disk`], which may block. What it
-//! deliberately does not do: wait (that is the handler's), or decode records.
+//! Reading finds regions of segment files; it copies nothing. What lies cold, the index on the way
+//! to it included, or came from the disk and was not checked since, is left to [`read_from_disk`],
+//! which may block. What it deliberately does not do: wait (that is the handler's), or decode records.
 //!
 //! **Invariants:** limits are loaded before segments; nothing above the limit of the
 //! isolation level is returned; the first partition with records gives at least one
@@ -12,7 +12,7 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use klamm_log::disk::Residency;
+use klamm_log::disk::{Patience, Residency};
 use klamm_log::{Corruption, EpochEnd, FileRegion, Limits, LogPosition, ReadError};
 use klamm_protocol::error_code::ErrorCode;
 use klamm_protocol::ids::{LeaderEpoch, Offset};
@@ -66,6 +66,7 @@ pub(crate) struct PartitionRead {
 #[derive(Default)]
 pub(crate) struct ReadResult {
     pub(crate) partitions: Vec<PartitionRead>,
+    /// What was found, and as much as was wanted where it must be looked up on the disk.
     pub(crate) bytes: u64,
     /// An error or a diverging epoch: answered at once.
     pub(crate) is_urgent: bool,
@@ -142,9 +143,8 @@ pub(crate) fn read_all(
                 };
                 (read, is_ready)
             }
-            // Something is wrong on the disk: looking for it may take a while, waiting is over.
-            Err(MustLook) => {
-                result.is_urgent = true;
+            Err(MustLook { is_urgent }) => {
+                result.is_urgent |= is_urgent;
                 (failed(ErrorCode::None, None), false)
             }
         };
@@ -152,11 +152,14 @@ pub(crate) fn read_all(
             let (want, isolation) = (want.clone(), limits.isolation);
             result.from_disk.push(FromDisk { place, partition, want, isolation, bytes_left, at_least_one });
         }
-        if let Some(region) = &read.region {
-            let len = u64::from(region.len_bytes);
-            result.bytes += len;
-            bytes_left = bytes_left.saturating_sub(len);
-        }
+        let len = match &read.region {
+            Some(region) => u64::from(region.len_bytes),
+            // Nobody knows yet: no less, or the partitions behind it would make the answer too large.
+            None if !is_ready => u64::try_from(want.bytes_max).unwrap_or(0).min(bytes_left),
+            None => 0,
+        };
+        result.bytes += len;
+        bytes_left = bytes_left.saturating_sub(len);
         let is_unknown = matches!(read.error, ErrorCode::UnknownTopicOrPartition | ErrorCode::UnknownTopicId);
         result.unknown_count += usize::from(is_unknown);
         result.is_urgent |= read.error != ErrorCode::None && !is_unknown || read.diverging.is_some();
@@ -185,7 +188,7 @@ pub(crate) fn read_from_disk(left: &[FromDisk]) -> Vec<(usize, PartitionRead)> {
             tracing::warn!(path = %path.display(), "aborted transactions were not listed: listed anew");
         }
         // Looked for and not found: as unreadable as before.
-        let read = read.unwrap_or_else(|MustLook| failed(ErrorCode::KafkaStorageError, None));
+        let read = read.unwrap_or_else(|MustLook { .. }| failed(ErrorCode::KafkaStorageError, None));
         (one.place, read)
     };
     left.iter().map(read).collect()
@@ -200,8 +203,11 @@ fn report(partition: &Partition, Corruption { path, range }: &Corruption) {
     );
 }
 
-/// The disk must be looked at where that may block: batches are not where they should be.
-struct MustLook;
+/// The disk must be looked at where that may block.
+struct MustLook {
+    /// Batches are not where they should be: looking for them may take a while, waiting is over.
+    is_urgent: bool,
+}
 
 fn look(
     partition: &Partition,
@@ -210,7 +216,7 @@ fn look(
     bytes_max: u32,
     at_least_one: bool,
 ) -> Result<Option<FileRegion>, ReadError> {
-    partition.view.read(from, up_to, bytes_max, at_least_one)
+    partition.view.read_as(Patience::OnlyMemory, from, up_to, bytes_max, at_least_one)
 }
 
 fn read_one(
@@ -258,7 +264,8 @@ fn read_one(
     match by(partition, from, up_to, bytes_max, at_least_one) {
         // A region of no bytes: the first batch exceeds what is left, and others were found before.
         Ok(region) => read.region = region.filter(|region| region.len_bytes > 0),
-        Err(ReadError::Corrupt { .. }) => return Err(MustLook),
+        Err(ReadError::Corrupt { .. }) => return Err(MustLook { is_urgent: true }),
+        Err(error) if error.is_wait() => return Err(MustLook { is_urgent: false }),
         Err(error) => {
             let code = error_code(&error);
             if code == ErrorCode::KafkaStorageError {
@@ -268,10 +275,12 @@ fn read_one(
         }
     }
     if let (Some(aborted), Some(region)) = (&mut read.aborted, &read.region) {
+        let patience = if repaired.is_some() { Patience::Waits } else { Patience::OnlyMemory };
         let checked = repaired.map_or(Ok(()), |repaired| partition.view.check_aborted(region, repaired));
-        match checked.and_then(|()| partition.view.aborted_transactions(from, region, up_to)) {
+        match checked.and_then(|()| partition.view.aborted_transactions_as(patience, from, region, up_to)) {
             Ok(found) => *aborted = found.iter().map(|txn| (txn.producer_id.0, txn.first_offset.0)).collect(),
-            Err(ReadError::Corrupt { .. }) => return Err(MustLook),
+            Err(ReadError::Corrupt { .. }) => return Err(MustLook { is_urgent: true }),
+            Err(error) if error.is_wait() => return Err(MustLook { is_urgent: false }),
             Err(error) => return Ok(failed(error_code(&error), Some(limits))),
         }
     }

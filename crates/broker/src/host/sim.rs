@@ -59,7 +59,10 @@ pub fn run_on<T, F: Future<Output = T>>(
     runtime.block_on(async {
         let world = World { rng: seed, trace: Vec::new(), listeners: BTreeMap::new(), next_port: 40_000 };
         let host = SimHost { world: Arc::new(Mutex::new(world)), disk, started: tokio::time::Instant::now() };
+        // What is not offloaded must not wait for the device.
+        host.disk.forbid_waits(true);
         let result = scenario(host.clone()).await;
+        host.disk.forbid_waits(false);
         let trace = std::mem::take(&mut host.world().trace);
         (result, trace)
     })
@@ -137,7 +140,10 @@ impl Host for SimHost {
         let delay_ms = self.draw() % 4;
         self.note(format_args!("offload {pool:?} takes {delay_ms} ms"));
         tokio::time::sleep(Duration::from_millis(delay_ms)).await;
-        job()
+        self.disk.forbid_waits(false);
+        let result = job();
+        self.disk.forbid_waits(true);
+        result
     }
 
     fn run_parallel(&self, work: &(dyn Fn() + Sync), _threads: usize) {

@@ -10,6 +10,7 @@ use std::ops::Range;
 use klamm_protocol::ids::Offset;
 use klamm_protocol::time::WallMs;
 
+use crate::disk::Patience;
 use crate::error::ReadError;
 use crate::view::{PartitionView, io_error};
 
@@ -75,7 +76,7 @@ impl CleanableRange {
             }
             if is_dirty && lags.max_ms < i64::MAX {
                 let entry = segment
-                    .first_at_or_behind(0, segment.size_bytes())
+                    .first_at_or_behind(0, segment.size_bytes(), Patience::Waits)
                     .map_err(|error| error.into_read_error(segment.file().path()))?;
                 this.oldest = entry.map_or(-1, |entry| entry.max_timestamp);
             }

@@ -104,6 +104,10 @@ struct State {
     is_off: bool,
     /// A sync failed, so that reads show what the device will never have.
     has_lost_writes: bool,
+    /// Files of which nothing lies in memory until somebody waits for a read.
+    cold: BTreeSet<PathBuf>,
+    /// Who reads must not wait for the device.
+    is_wait_forbidden: bool,
 }
 
 /// What a fault strikes.
@@ -160,6 +164,16 @@ impl MemoryDisk {
     #[must_use]
     pub fn used_bytes(&self) -> u64 {
         self.state().names.used_bytes()
+    }
+
+    /// Takes a file out of memory until somebody waits for a read of it.
+    pub fn evict(&self, path: &Path) {
+        self.state().cold.insert(path.to_owned());
+    }
+
+    /// From now on who waits for a read of an evicted file gets an error, or no longer does.
+    pub fn forbid_waits(&self, is_forbidden: bool) {
+        self.state().is_wait_forbidden = is_forbidden;
     }
 
     /// Takes the journal of everything done since it was last taken.
@@ -457,8 +471,19 @@ impl DiskFile for MemoryFile {
         let count = buf.len().min(bytes.len() - start);
         buf[..count].copy_from_slice(&bytes[start..start + count]);
         let path = self.path.clone();
+        if state.cold.contains(&path) && state.is_wait_forbidden {
+            return Err(io::Error::other("the reader would wait for the device, and must not"));
+        }
+        state.cold.remove(&path);
         state.journal.push(DiskOperation::Read { path, position, len_bytes: count as u64 });
         Ok(count)
+    }
+
+    fn read_at_now(&self, buf: &mut [u8], position: u64) -> io::Result<usize> {
+        match self.residency(position, buf.len() as u64) {
+            Residency::Cold => Err(io::ErrorKind::WouldBlock.into()),
+            Residency::Hot | Residency::Unknown => self.read_at(buf, position),
+        }
     }
 
     fn write_vectored_at(&self, slices: &[IoSlice<'_>], position: u64) -> io::Result<usize> {
@@ -532,7 +557,7 @@ impl DiskFile for MemoryFile {
     }
 
     fn residency(&self, _position: u64, _len_bytes: u64) -> Residency {
-        Residency::Hot
+        if self.disk.state().cold.contains(&self.path) { Residency::Cold } else { Residency::Hot }
     }
 }
 

@@ -44,6 +44,19 @@ pub enum Residency {
     Unknown,
 }
 
+/// Whether a reader may wait for the device.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Patience {
+    /// It runs where it may block.
+    Waits,
+    /// What does not lie in memory is `WouldBlock`, and so is a file that is not open: a network
+    /// worker looks like this.
+    OnlyMemory,
+}
+
+/// A file for a reader of this patience.
+pub(crate) struct Patient<'a>(pub(crate) &'a dyn DiskFile, pub(crate) Patience);
+
 /// One name in a directory.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct DirectoryEntry {
@@ -149,6 +162,9 @@ pub trait FileSystem: Send + Sync {
 pub trait DiskFile: Send + Sync {
     /// Reads at most `buf.len()` bytes; 0 at the end of the file.
     fn read_at(&self, buf: &mut [u8], position: u64) -> io::Result<usize>;
+    /// As [`DiskFile::read_at`] of what lies in memory; `WouldBlock` where the device would be
+    /// waited for. Where the system cannot tell, it waits.
+    fn read_at_now(&self, buf: &mut [u8], position: u64) -> io::Result<usize>;
     /// Writes with one system call, possibly less than all; at most
     /// [`IO_SLICES_MAX`] slices.
     fn write_vectored_at(&self, slices: &[IoSlice<'_>], position: u64) -> io::Result<usize>;
@@ -168,6 +184,47 @@ pub trait DiskFile: Send + Sync {
     fn fd(&self) -> Option<BorrowedFd<'_>>;
     /// Whether reading the range would go to the device.
     fn residency(&self, position: u64, len_bytes: u64) -> Residency;
+}
+
+impl DiskFile for Patient<'_> {
+    fn read_at(&self, buf: &mut [u8], position: u64) -> io::Result<usize> {
+        match self.1 {
+            Patience::Waits => self.0.read_at(buf, position),
+            Patience::OnlyMemory => self.0.read_at_now(buf, position),
+        }
+    }
+
+    fn read_at_now(&self, buf: &mut [u8], position: u64) -> io::Result<usize> {
+        self.0.read_at_now(buf, position)
+    }
+
+    fn write_vectored_at(&self, slices: &[IoSlice<'_>], position: u64) -> io::Result<usize> {
+        self.0.write_vectored_at(slices, position)
+    }
+
+    fn sync_data(&self) -> io::Result<()> {
+        self.0.sync_data()
+    }
+
+    fn sync_all(&self) -> io::Result<()> {
+        self.0.sync_all()
+    }
+
+    fn set_len(&self, len_bytes: u64) -> io::Result<()> {
+        self.0.set_len(len_bytes)
+    }
+
+    fn len(&self) -> io::Result<u64> {
+        self.0.len()
+    }
+
+    fn fd(&self) -> Option<BorrowedFd<'_>> {
+        self.0.fd()
+    }
+
+    fn residency(&self, position: u64, len_bytes: u64) -> Residency {
+        self.0.residency(position, len_bytes)
+    }
 }
 
 /// Reads until `buf` is full or the file ends; tells how many bytes came.

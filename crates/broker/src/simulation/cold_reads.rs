@@ -1,0 +1,94 @@
+//! Old segments that no longer lie in memory: they are read where that may wait, whatever of them is cold. The simulated
+//! disk refuses a wait anywhere else.
+
+use std::path::Path;
+
+use klamm_protocol::messages::create_topics::CreatableTopicConfig;
+
+use super::*;
+
+const READ_COMMITTED: i8 = 1;
+const FETCH_VERSION: i16 = 11;
+
+/// Nine records in segments of two batches.
+async fn fill(host: SimHost) {
+    let running = start(&host).await;
+    let mut client = Client::connect(&host, &running);
+    let config = CreatableTopicConfig {
+        name: "internal.segment.bytes".into(),
+        value: Some("150".into()),
+        ..Default::default()
+    };
+    let topic = CreatableTopic {
+        name: "t".into(),
+        num_partitions: 1,
+        replication_factor: 1,
+        configs: vec![config],
+        ..Default::default()
+    };
+    let response = client.call(&CreateTopicsRequest { topics: vec![topic], ..Default::default() }, 5).await;
+    assert_eq!(response.topics[0].error_code, 0);
+    for number in 0..9 {
+        let value = number.to_string();
+        base_offset(&client.call(&produce_request("t", 0, batch(&[&value])), 9).await);
+    }
+    drop(client);
+    assert!(running.stop().await);
+}
+
+fn evict(disk: &MemoryDisk, suffix: &str) {
+    let dir = Path::new("/data/t-0");
+    let names = disk.list_dir(dir).expect("is there").into_iter().map(|entry| entry.name);
+    names.filter(|name| name.ends_with(suffix)).for_each(|name| disk.evict(&dir.join(name)));
+}
+
+/// Each fetch gives one segment; all of them, one after another.
+async fn read_all(client: &mut Client, isolation_level: i8) -> Vec<String> {
+    let mut seen = Vec::new();
+    while seen.len() < 9 {
+        let offset = i64::try_from(seen.len()).expect("small");
+        let request = FetchRequest { isolation_level, ..fetch_request("t", 0, offset, 0) };
+        let found = values(&client.call(&request, FETCH_VERSION).await);
+        assert!(!found.is_empty(), "at offset {offset}");
+        seen.extend(found);
+    }
+    seen
+}
+
+#[test]
+fn no_worker_waits_for_a_cold_segment_and_a_hot_one_needs_no_other_thread() {
+    let disk = Arc::new(MemoryDisk::default());
+    sim::run_on(1, disk.clone(), fill);
+    let evicted = disk.clone();
+    let (seen, trace) = sim::run_on(2, disk, |host| async move {
+        let running = start(&host).await;
+        let mut client = Client::connect(&host, &running);
+        let mut seen = Vec::new();
+        // Whatever is cold: the batches, the way to them, or both.
+        for suffix in [".log", ".index", ""] {
+            for isolation_level in [0, READ_COMMITTED] {
+                evict(&evicted, suffix);
+                host.note(format_args!("cold"));
+                seen.push(read_all(&mut client, isolation_level).await);
+                host.note(format_args!("hot"));
+                seen.push(read_all(&mut client, isolation_level).await);
+                host.note(format_args!("done"));
+            }
+        }
+        drop(client);
+        assert!(running.stop().await);
+        seen
+    });
+    assert_eq!(seen.len(), 12);
+    for values in seen {
+        assert_eq!(values, ["0", "1", "2", "3", "4", "5", "6", "7", "8"]);
+    }
+    let offloaded = |state: &str| {
+        let runs = trace.iter().skip_while(|line| !line.ends_with(state));
+        runs.take_while(|line| !line.ends_with("done"))
+            .filter(|line| line.contains("offload ColdRead"))
+            .count()
+    };
+    assert!(offloaded(" cold") >= 5, "{trace:#?}");
+    assert_eq!(offloaded(" hot"), 0, "{trace:#?}");
+}
