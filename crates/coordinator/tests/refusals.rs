@@ -201,6 +201,17 @@ fn a_group_with_many_offsets_is_deleted_in_several_batches() {
     }
 }
 
+#[test]
+fn offsets_of_a_group_without_a_name_are_not_deleted() {
+    let request = klamm_protocol::messages::offset_delete::OffsetDeleteRequest::default();
+    match prompt_world().call(GroupCommand::OffsetDelete(request)) {
+        GroupReply::OffsetDelete(response) => {
+            assert_eq!(response.error_code, ErrorCode::InvalidGroupId.code());
+        }
+        other => panic!("{other:?}"),
+    }
+}
+
 /// Its name may be another topic's later.
 #[test]
 fn offsets_of_a_deleted_topic_go_although_that_was_not_written() {

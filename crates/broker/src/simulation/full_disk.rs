@@ -80,7 +80,7 @@ async fn stable(client: &mut Client, group: &str) -> (String, i32) {
 fn a_minute_without_room_costs_no_group_its_coordinator_and_no_member_its_place() {
     let disk = Arc::new(MemoryDisk::default());
     let small = disk.clone();
-    sim::run_on(1, disk, move |host| async move {
+    sim::run_on(1, disk.clone(), move |host| async move {
         let configs = [&few_partitions()[..], &["group.initial.rebalance.delay.ms=0".to_owned()]].concat();
         let running = start_with(&host, &configs).await.expect("starts");
         let mut client = Client::connect(&host, &running);
@@ -125,6 +125,14 @@ fn a_minute_without_room_costs_no_group_its_coordinator_and_no_member_its_place(
         assert_eq!(commit(&mut client, "g", 7).await, 0);
         assert_eq!(committed(&host, &mut client, "g").await, Ok(7));
     });
+    for seed in 0..5 {
+        let (left, _) = sim::run_on(2, Arc::new(disk.after_power_cut(seed)), |host| async move {
+            let running = start_with(&host, &few_partitions()).await.expect("starts");
+            let mut client = Client::connect(&host, &running);
+            (committed(&host, &mut client, "g").await, committed(&host, &mut client, "a").await)
+        });
+        assert_eq!(left, (Ok(7), Ok(-1)), "what was answered counts, and what was refused does not");
+    }
 }
 
 #[test]
