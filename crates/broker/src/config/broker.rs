@@ -5,14 +5,16 @@
 
 use std::{collections::BTreeMap, path::PathBuf};
 
-use klamm_cluster::config::{
-    ConfigError, ConfigLayers, ConfigValue, broker_definitions, split_list, validate_group_bounds,
-    validate_log_times,
-};
+use klamm_cluster::config::{ConfigLayers, validate_log_times};
 use klamm_protocol::ids::NodeId;
 
 use super::{
+    consistency::{
+        about_times, check_groups, check_per_ip_overrides, check_quorum, check_roles,
+        inter_broker_listener_name, node_id, queued_bytes,
+    },
     listeners::{HostPort, Listener, ListenerKeys, resolve_listeners},
+    reader::Reader,
     sources::Given,
 };
 
@@ -174,78 +176,6 @@ impl BrokerConfig {
     }
 }
 
-/// Reads typed values of keys that have been checked.
-struct Reader<'a> {
-    layers: &'a ConfigLayers,
-}
-
-impl Reader<'_> {
-    fn long(&self, key: &str) -> i64 {
-        self.layers.integer(key).unwrap_or_else(|| unreachable!("{key} is a number with a default"))
-    }
-
-    fn int(&self, key: &str) -> i32 {
-        i32::try_from(self.long(key)).expect("an INT was parsed within the bounds of one")
-    }
-
-    fn short(&self, key: &str) -> i16 {
-        i16::try_from(self.long(key)).expect("a SHORT was parsed within the bounds of one")
-    }
-
-    fn flag(&self, key: &str) -> bool {
-        matches!(self.layers.value(key), Some(ConfigValue::Boolean(true)))
-    }
-
-    /// `None` for null and for empty.
-    fn text(&self, key: &str) -> Option<String> {
-        match self.layers.value(key) {
-            Some(ConfigValue::String(text)) if !text.is_empty() => Some(text),
-            _ => None,
-        }
-    }
-
-    fn list(&self, key: &str) -> Option<Vec<String>> {
-        match self.layers.value(key) {
-            Some(ConfigValue::List(items)) => Some(items),
-            _ => None,
-        }
-    }
-
-    fn is_given(&self, key: &str) -> bool {
-        self.layers.given.contains_key(key)
-    }
-}
-
-/// `node.id`, for which `broker.id` stands where it is given alone. Describing shows both, as Kafka does.
-fn node_id(texts: &mut BTreeMap<String, String>) -> Result<i32, Problem> {
-    let number = |text: &String| text.trim().parse::<i32>().ok();
-    let node = texts.get("node.id").and_then(number);
-    let broker = texts.get("broker.id").and_then(number).filter(|id| *id >= 0);
-    let id = match (node, broker) {
-        (Some(node), Some(broker)) if node != broker => {
-            return Err(("node.id", format!("is {node}, but broker.id is {broker}; remove broker.id")));
-        }
-        (Some(id), _) | (None, Some(id)) => {
-            texts.insert("node.id".to_owned(), id.to_string());
-            id
-        }
-        (None, None) => {
-            let default = broker_definitions().get("node.id").and_then(|definition| definition.default);
-            default.and_then(|text| text.parse().ok()).expect("a table of ours gives node.id a default")
-        }
-    };
-    texts.insert("broker.id".to_owned(), id.to_string());
-    Ok(id)
-}
-
-fn check_roles(read: &Reader<'_>) -> Result<(), Problem> {
-    let roles = read.list("process.roles").unwrap_or_default();
-    if ["broker", "controller"].iter().all(|role| roles.iter().any(|given| given == role)) {
-        return Ok(());
-    }
-    Err(("process.roles", "Klamm runs both roles in one process; set broker,controller".to_owned()))
-}
-
 fn listeners(read: &Reader<'_>, host_name: Option<&str>) -> Result<(Vec<Listener>, Vec<Listener>), Problem> {
     const MAP: &str = "listener.security.protocol.map";
     let protocols = read.text(MAP).unwrap_or_default();
@@ -258,103 +188,6 @@ fn listeners(read: &Reader<'_>, host_name: Option<&str>) -> Result<(Vec<Listener
         host_name,
     };
     resolve_listeners(&keys).map_err(|problem| (problem.key, problem.problem))
-}
-
-fn inter_broker_listener_name(read: &Reader<'_>, listeners: &[Listener]) -> Result<String, Problem> {
-    let key = "inter.broker.listener.name";
-    let protocol_key = "security.inter.broker.protocol";
-    let protocol = read.text(protocol_key).unwrap_or_default();
-    if read.is_given(protocol_key) && protocol != "PLAINTEXT" {
-        let problem = format!("{protocol} is not served yet; only PLAINTEXT is");
-        return Err((protocol_key, problem));
-    }
-    let exists = |name: &str| listeners.iter().any(|listener| listener.name == name);
-    let Some(name) = read.text(key).map(|name| name.to_uppercase()) else {
-        // One node talks to nobody, so any listener may stand in where none has the protocol's name.
-        let first = listeners.first().map(|listener| listener.name.clone()).unwrap_or_default();
-        return Ok(if exists(&protocol) { protocol } else { first });
-    };
-    if read.is_given(protocol_key) {
-        return Err((key, format!("is given together with {protocol_key}; remove one of them")));
-    }
-    if !exists(&name) {
-        return Err((key, format!("{name} is not one of the listeners for clients; name one of them")));
-    }
-    Ok(name)
-}
-
-/// One node is its own quorum: voters and bootstrap servers may name it and nobody else.
-fn check_quorum(read: &Reader<'_>, node_id: i32, controllers: &[Listener]) -> Result<(), Problem> {
-    let key = "controller.quorum.voters";
-    let voters = read.list(key).unwrap_or_default();
-    if let Some(other) =
-        voters.iter().find(|voter| voter.split('@').next() != Some(node_id.to_string().as_str()))
-    {
-        return Err((
-            key,
-            format!("{other} is another node; Klamm runs on one, so name only node {node_id}"),
-        ));
-    }
-    if voters.len() > 1 {
-        return Err((
-            key,
-            format!("names {} voters; Klamm runs on one node, so name only this one", voters.len()),
-        ));
-    }
-    let key = "controller.quorum.bootstrap.servers";
-    let servers = read.list(key).unwrap_or_default();
-    let is_own = |server: &String| {
-        let port = HostPort::parse(server).map(|address| address.port);
-        controllers.is_empty() || controllers.iter().any(|listener| Some(listener.bind.port) == port)
-    };
-    if servers.len() > 1 || !servers.iter().all(is_own) {
-        let problem = "names more than this node's controller listener; Klamm runs on one node".to_owned();
-        return Err((key, problem));
-    }
-    Ok(())
-}
-
-fn about_times(error: ConfigError) -> Problem {
-    let text = error.to_string();
-    for key in ["log.roll.jitter.ms", "log.roll.ms"] {
-        if text.contains(key) {
-            return (
-                key,
-                "is too small, or its twin in hours; allowed: at least 1 ms (jitter: 0)".to_owned(),
-            );
-        }
-    }
-    (
-        "log.retention.ms",
-        "0 is not allowed, nor in its twins; allowed: -1 (no limit) or at least 1".to_owned(),
-    )
-}
-
-/// What groups need beyond a check of each key, as in Kafka.
-fn check_groups(read: &Reader<'_>) -> Result<(), Problem> {
-    let key = "group.coordinator.rebalance.protocols";
-    if !read.list(key).unwrap_or_default().iter().any(|protocol| protocol == "classic") {
-        return Err((key, "leaves out classic, which cannot be turned off; add it".to_owned()));
-    }
-    let key = "group.share.assignors";
-    let count = read.list(key).unwrap_or_default().len();
-    if count != 1 {
-        return Err((key, format!("names {count} assignors; name exactly one")));
-    }
-    validate_group_bounds(read.layers).map_err(|error| about_bounds(read, &error))
-}
-
-/// Blames the key that was given: its counterpart may be a default.
-fn about_bounds(read: &Reader<'_>, error: &ConfigError) -> Problem {
-    let ConfigError::OutsideBound { name, relation, bound } = *error else {
-        unreachable!("bounds have one kind of mistake")
-    };
-    let (value, limit) = (read.long(name), read.long(bound));
-    if read.is_given(name) {
-        (name, format!("is {value}, but must be {relation} {bound}, which is {limit}"))
-    } else {
-        (bound, format!("is {limit}, but {name}, which is {value}, must be {relation} it"))
-    }
 }
 
 fn log_dirs(read: &Reader<'_>) -> Result<Vec<PathBuf>, Problem> {
@@ -382,51 +215,6 @@ fn http_listener(read: &Reader<'_>) -> Result<Option<HostPort>, Problem> {
         Some(address) => Ok(Some(address)),
         None => Err((key, format!("cannot read {text:?}; write host:port, or nothing to turn HTTP off"))),
     }
-}
-
-fn check_per_ip_overrides(read: &Reader<'_>) -> Result<(), Problem> {
-    let key = "max.connections.per.ip.overrides";
-    let overrides = split_list(&read.text(key).unwrap_or_default());
-    for item in &overrides {
-        let parsed = item.rsplit_once(':').and_then(|(host, count)| Some((host, count.trim().parse().ok()?)));
-        if parsed.is_none_or(|(host, count): (&str, i32)| host.trim().is_empty() || count < 0) {
-            return Err((key, format!("cannot read {item:?}; write address:count, separated by commas")));
-        }
-    }
-    if overrides.is_empty() && read.int("max.connections.per.ip") == 0 {
-        let problem = format!("0 lets nobody in unless {key} names exceptions; allowed: at least 1");
-        return Err(("max.connections.per.ip", problem));
-    }
-    Ok(())
-}
-
-/// The budget must hold the largest request, or that request could never be read.
-fn queued_bytes(
-    read: &Reader<'_>,
-    request_max_bytes: i64,
-    warnings: &mut Vec<String>,
-) -> Result<i64, Problem> {
-    let key = "queued.max.request.bytes";
-    let default =
-        broker_definitions().get(key).and_then(|definition| definition.default?.parse::<i64>().ok());
-    let default = default.expect("a table of ours gives it a number").max(request_max_bytes);
-    let bytes = read.long(key);
-    if !read.is_given(key) {
-        return Ok(default);
-    }
-    if bytes <= 0 {
-        warnings
-            .push(format!("{key}={bytes} means no limit in Kafka; Klamm always has one and uses {default}"));
-        return Ok(default);
-    }
-    if bytes < request_max_bytes {
-        let problem = format!(
-            "{bytes} is less than socket.request.max.bytes ({request_max_bytes}), so such a request could never be \
-             read; raise this or lower that"
-        );
-        return Err((key, problem));
-    }
-    Ok(bytes)
 }
 
 #[cfg(test)]

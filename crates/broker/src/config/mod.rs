@@ -5,9 +5,11 @@
 //! read and silently ignored. Opens no file and no socket: the caller brings the texts.
 
 mod broker;
+mod consistency;
 mod listeners;
 mod load;
 mod properties;
+mod reader;
 mod sources;
 
 #[cfg(test)]
