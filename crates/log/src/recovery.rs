@@ -130,7 +130,8 @@ impl<'a> Recovery<'a> {
             expected = this.next_offset;
             let mut is_torn = this.fault.is_some();
             if let Some(fault) = this.fault.take() {
-                let was_room = self.cut(&this, &fault)?;
+                let has_more = bases[index + 1..].iter().any(|(_, size)| *size > 0);
+                let was_room = self.cut(&this, &fault, has_more)?;
                 // A roll cuts the room off, but the next segment may be durable before that is.
                 let is_continued = bases.get(index + 1).is_some_and(|(next, _)| *next == this.next_offset);
                 is_torn = !(was_room && is_continued);
@@ -396,7 +397,8 @@ impl<'a> Recovery<'a> {
     }
 
     /// Cuts a segment at its first byte that cannot be believed. True if there was only room.
-    fn cut(&mut self, walked: &Walked, fault: &WalkError) -> Result<bool, LogError> {
+    /// `has_more` says that segments behind it hold something: a write that broke off has nothing behind it.
+    fn cut(&mut self, walked: &Walked, fault: &WalkError, has_more: bool) -> Result<bool, LogError> {
         let OpenLog { disk, dir, .. } = self.open;
         let file = walked.active.segment.file();
         let open = file.get().map_err(LogError::io("open", file.path()))?;
@@ -410,7 +412,7 @@ impl<'a> Recovery<'a> {
         let base = walked.active.shape.base_offset;
         let tail = match tail {
             tail::Kind::Zeros => Tail::Zeros,
-            tail::Kind::NothingValid if !self.open.was_clean => Tail::Torn(reason),
+            tail::Kind::NothingValid if !self.open.was_clean && !has_more => Tail::Torn(reason),
             // A clean stop tears nothing.
             tail::Kind::NothingValid | tail::Kind::ValidBehind => {
                 let kept = files::kept_file(&**disk, dir, base, position)?;

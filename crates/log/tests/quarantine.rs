@@ -156,6 +156,20 @@ fn kept(report: &RecoveryReport) -> std::path::PathBuf {
 }
 
 #[test]
+fn the_last_batch_of_a_segment_is_no_torn_write_while_another_segment_follows() {
+    let (disk, model) = stopped(12, &small_config());
+    let (bad, segment) = (3, 0);
+    assert!(disk.exists(&file(12, ".log")).unwrap());
+    let at = position(&model, bad, segment);
+    disk.tamper(&file(segment, ".log"), |bytes| bytes[at + 80] ^= 4).unwrap();
+    let tail = disk.read_file(&file(segment, ".log"), 1 << 20).unwrap().split_off(at);
+    let (log, report) = reopen_unclean(&disk, small_config(), Offset(0));
+    assert_eq!(log.view().limits().end.offset, Offset(9), "{report:?}");
+    let Tail::Corrupt { kept, .. } = &report.truncations[0].tail else { panic!("{report:?}") };
+    assert_eq!(disk.read_file(kept, 1 << 20).unwrap(), tail);
+}
+
+#[test]
 fn a_tail_that_was_set_aside_is_not_written_over_by_the_next_one() {
     let config = LogConfig { segment_bytes: 1 << 20, ..small_config() };
     let (disk, model) = stopped(6, &config);

@@ -29,10 +29,12 @@ pub enum Mutation {
     Compaction,
     SecondCompaction,
     Move,
+    Quarantine,
+    SettingAside,
 }
 
 /// All of them.
-pub const MUTATIONS: [Mutation; 14] = [
+pub const MUTATIONS: [Mutation; 16] = [
     Mutation::AppendAndRoll,
     Mutation::EndOfTransaction,
     Mutation::Flush,
@@ -47,6 +49,8 @@ pub const MUTATIONS: [Mutation; 14] = [
     Mutation::Compaction,
     Mutation::SecondCompaction,
     Mutation::Move,
+    Mutation::Quarantine,
+    Mutation::SettingAside,
 ];
 
 /// How much is tried.
@@ -139,11 +143,39 @@ fn scenarios(mutation: Mutation) -> Vec<Scenario> {
             scenarios.extend(of(&[Step::Move { seed: 2 }], &cleaned[..1], &[BOTH]));
             scenarios
         }
+        // Whatever is done to a log with two bad batches, and to one that gets them.
+        Mutation::Quarantine => {
+            let corrupt = [corrupt(1, true), corrupt(2, true)];
+            let mut scenarios: Vec<Scenario> = of(&corrupt, &flushed, &[PLAIN]);
+            let before = [&flushed[..], &corrupt].concat();
+            let changes = [
+                append(12, 1),
+                Step::Truncate(200),
+                Step::AdvanceStart(100),
+                Step::CleanStop,
+                Step::Move { seed: 1 },
+            ];
+            scenarios.extend(of(&changes, &before, &[PLAIN]));
+            scenarios
+        }
+        // The start that finds a bad batch behind the recovery point, in several places.
+        Mutation::SettingAside => {
+            let found = |seed| of(&[Step::Kill], &[Step::Flush, corrupt(seed, false)], &[PLAIN]);
+            let mut scenarios: Vec<Scenario> = (1..=4).flat_map(found).collect();
+            // What was set aside goes where the log goes.
+            let before = [Step::Flush, corrupt(1, false), Step::Kill];
+            scenarios.extend(of(&[Step::Move { seed: 1 }], &before, &[PLAIN]));
+            scenarios
+        }
     }
 }
 
 fn append(batches: u8, seed: u64) -> Step {
     Step::Append { batches, seed }
+}
+
+fn corrupt(seed: u64, is_below_point: bool) -> Step {
+    Step::Corrupt { seed, is_below_point }
 }
 
 fn end(producer: u8, is_commit: bool) -> Step {

@@ -91,6 +91,13 @@ pub enum Step {
     Checkpoint,
     /// Writes a producer snapshot.
     Snapshot,
+    /// Flips a bit of a durable batch on the device.
+    Corrupt {
+        /// Which.
+        seed: u64,
+        /// Below a recovery point that is written down first, or behind the one that was.
+        is_below_point: bool,
+    },
     /// Kills the process: the page cache stays.
     Kill,
     /// Stops cleanly and starts again.
@@ -143,6 +150,7 @@ impl Step {
             Self::StartAnew => "start anew",
             Self::Checkpoint => "checkpoint",
             Self::Snapshot => "snapshot",
+            Self::Corrupt { .. } => "corrupt",
             Self::Kill => "kill",
             Self::CleanStop => "clean stop",
             Self::Fault { .. } => "fault",

@@ -6,11 +6,12 @@
 //! answer that differs from the model's, ends the run.
 //!
 //! Here is the course of a run; what the steps do to the log is in `appends`, `cuts`,
-//! `compaction` and `moving`, how it comes back in `starts`, what is compared in `checks`.
+//! `compaction`, `corruption` and `moving`, how it comes back in `starts`, what is compared in `checks`.
 
 mod appends;
 mod checks;
 mod compaction;
+mod corruption;
 mod cuts;
 mod moving;
 mod starts;
@@ -23,6 +24,7 @@ use klamm_log::disk::{Fault, MemoryDisk};
 use klamm_log::{Log, LogConfig};
 use klamm_protocol::time::WallMs;
 
+use self::corruption::Damage;
 use self::starts::Start;
 use crate::history::History;
 use crate::sabotage::Sabotage;
@@ -85,6 +87,7 @@ pub(crate) struct World {
     epoch: i32,
     /// The highest log start ever asked for.
     log_start_asked: i64,
+    damage: Damage,
     /// A cut of the log failed in its middle: only a start tells what is left.
     is_torn: bool,
     /// A fault was armed, or the disk is small, since the last start.
@@ -120,6 +123,7 @@ impl World {
             history: History::new(case.is_compacted),
             epoch: 0,
             log_start_asked: 0,
+            damage: Damage::default(),
             is_torn: false,
             is_troubled: false,
             stats: Stats::default(),
@@ -225,6 +229,7 @@ impl World {
             Step::Move { seed } => self.move_log(seed),
             Step::Checkpoint => self.checkpoint(),
             Step::Snapshot => self.log().snapshot_producers().map_err(text),
+            Step::Corrupt { seed, is_below_point } => self.corrupt(seed, is_below_point),
             Step::Kill => self.restart(Start::Kill),
             Step::CleanStop => {
                 self.stop_cleanly()?;

@@ -80,3 +80,13 @@ fn a_second_compaction() {
 fn a_move() {
     check(Mutation::Move, 20);
 }
+
+#[test]
+fn a_log_with_quarantined_batches() {
+    check(Mutation::Quarantine, 20);
+}
+
+#[test]
+fn a_start_that_sets_a_tail_aside() {
+    check(Mutation::SettingAside, 10);
+}

@@ -7,7 +7,6 @@ use klamm_log::directory::{CleanShutdown, LogDirectory, OffsetCheckpoint};
 use klamm_log::{Log, OpenLog};
 use klamm_protocol::ids::{BrokerEpoch, LeaderEpoch, Offset, PartitionIndex, TopicId, Uuid};
 
-use super::checks::read;
 use super::{Outcome, World, text};
 use crate::sabotage::sabotaged;
 use crate::step::PowerCut;
@@ -131,11 +130,19 @@ impl World {
         };
         self.epoch += 1;
         log.assign_leader_epoch(LeaderEpoch(self.epoch)).map_err(text)?;
-        let found = read(&log, self.config.is_compacted)?;
+        let found = self.read(&log)?;
         if !is_there && self.history.durable_end > 0 {
             return Err("the partition's directory is gone".to_owned());
         }
-        let accepted = self.history.accept(&found, start != Start::PowerCut && !self.is_torn)?;
+        let cuts_at = self.damage.cuts_at;
+        if let Some(offset) = cuts_at {
+            if found.end != offset {
+                return Err(format!("a log with a corrupt batch at {offset} ends at {}", found.end));
+            }
+            self.history.durable_end = self.history.durable_end.min(offset);
+        }
+        let may_lose = start == Start::PowerCut || self.is_torn || cuts_at.is_some();
+        let accepted = self.history.accept(&found, !may_lose)?;
         self.is_torn = false;
         if start == Start::Clean && found.log_start != self.history.live.log_start {
             return Err(format!("the log start is {} after a clean stop", found.log_start));
@@ -150,6 +157,7 @@ impl World {
             self.write_recovery_point(found.end)?;
         }
         self.history.restart(accepted, flushed);
+        self.damage.cuts_at = None;
         self.is_troubled = false;
         self.stats.starts += 1;
         self.check()
