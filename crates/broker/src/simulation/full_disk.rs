@@ -1,10 +1,13 @@
-//! Groups while the disk has no room: what must be written is refused, and nobody else notices.
+//! Coordinators while the disk has no room: what groups must write is refused, and nobody else notices; the
+//! coordinator of transactions does not wear itself out.
 
 use std::collections::BTreeMap;
 
 use klamm_protocol::messages::consumer_group_heartbeat::ConsumerGroupHeartbeatRequest;
 use klamm_protocol::messages::delete_groups::DeleteGroupsRequest;
+use klamm_protocol::messages::find_coordinator::FindCoordinatorRequest;
 use klamm_protocol::messages::heartbeat::HeartbeatRequest;
+use klamm_protocol::messages::init_producer_id::InitProducerIdRequest;
 use klamm_protocol::messages::join_group::{JoinGroupRequest, JoinGroupRequestProtocol, JoinGroupResponse};
 use klamm_protocol::messages::sync_group::SyncGroupRequest;
 
@@ -12,6 +15,7 @@ use super::groups::{commit, committed, few_partitions, find};
 use super::*;
 
 const UNKNOWN_SERVER_ERROR: i16 = -1;
+const LOADING: i16 = 14;
 const NOT_COORDINATOR: i16 = 16;
 const MEMBER_ID_REQUIRED: i16 = 79;
 const MINUTE_MS: u64 = 60_000;
@@ -157,5 +161,41 @@ fn a_heartbeat_that_makes_more_than_a_batch_costs_no_group_its_coordinator() {
         };
         assert_eq!(client.call(&request, 1).await.error_code, UNKNOWN_SERVER_ERROR);
         assert_eq!(beat(&mut client, epoch).await, (0, epoch));
+    });
+}
+
+/// Its machine is dropped for what it cannot write; loading it again and again would help nobody.
+#[test]
+fn the_coordinator_of_transactions_loads_less_and_less_often_without_room_and_serves_soon_with_it() {
+    let disk = Arc::new(MemoryDisk::default());
+    let small = disk.clone();
+    sim::run_on(1, disk, move |host| async move {
+        let configs = ["transaction.state.log.num.partitions=1".to_owned()];
+        let running = start_with(&host, &configs).await.expect("starts");
+        let mut client = Client::connect(&host, &running);
+        let find =
+            FindCoordinatorRequest { key_type: 1, coordinator_keys: vec!["x".into()], ..Default::default() };
+        assert_eq!(client.call(&find, 4).await.coordinators[0].error_code, 0);
+        let request = InitProducerIdRequest {
+            transactional_id: Some("x".into()),
+            transaction_timeout_ms: 60_000,
+            ..Default::default()
+        };
+        while client.call(&request, 4).await.error_code != 0 {
+            host.sleep_until(host.mono().plus_ms(10)).await;
+        }
+        small.set_capacity_bytes(Some(0));
+        let mut refused = BTreeMap::<i16, u32>::new();
+        let full_until = host.mono().plus_ms(MINUTE_MS);
+        while host.mono() < full_until {
+            *refused.entry(client.call(&request, 4).await.error_code).or_default() += 1;
+            host.sleep_until(host.mono().plus_ms(100)).await;
+        }
+        small.set_capacity_bytes(None);
+        assert_eq!(refused.keys().copied().collect::<Vec<_>>(), [LOADING, NOT_COORDINATOR], "{refused:?}");
+        // Each of these cost a load; without a pause all 600 did.
+        assert!(refused[&NOT_COORDINATOR] <= 12, "{refused:?}");
+        host.sleep_until(host.mono().plus_ms(8_000)).await;
+        assert_eq!(client.call(&request, 4).await.error_code, 0);
     });
 }
