@@ -181,7 +181,9 @@ fn a_static_member_that_says_more_than_a_batch_takes_replaces_nobody() {
         assert_eq!((world.state(), world.heartbeat(&first, 1)), ("Stable".to_owned(), ErrorCode::None));
     }
 
-    let key = world.join("c", of_size(200));
+    // One that is too large harms nobody as long as another is chosen.
+    let two = [("range", Bytes::from(vec![0; 200])), ("large", Bytes::from(vec![0; 2_000]))];
+    let key = world.join("c", JoinGroupRequest { protocols: protocols(&two), ..of_size(0) });
     let Some(GroupReply::JoinGroup(replaced)) = world.take_reply(key) else { panic!("replaced at once") };
     assert_eq!((replaced.error_code, replaced.generation_id), (0, 1));
     assert_eq!(world.heartbeat(&first, 1), ErrorCode::UnknownMemberId);

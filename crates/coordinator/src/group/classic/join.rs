@@ -12,7 +12,7 @@
 use std::sync::Arc;
 
 use klamm_protocol::error_code::ErrorCode;
-use klamm_protocol::messages::join_group::{JoinGroupRequest, JoinGroupResponse};
+use klamm_protocol::messages::join_group::{JoinGroupRequest, JoinGroupRequestProtocol, JoinGroupResponse};
 
 use super::member::{Member, protocols_of, text, unsigned};
 use super::record::{empty_value, fits_a_batch, group_record};
@@ -110,9 +110,10 @@ impl ClassicGroup {
     fn join(&mut self, turn: &mut Turn<'_, '_>, joiner: &Joiner<'_>) {
         let request = joiner.request;
         let member_id: &str = &request.member_id;
-        let said_bytes: usize = request.protocols.iter().map(|protocol| protocol.metadata.len()).sum();
-        if said_bytes > turn.cx.batch_bytes_max {
-            // It could never be written: no assignment would be. Kafka says so at the assignment.
+        let is_too_large =
+            |listed: &JoinGroupRequestProtocol| listed.metadata.len() > turn.cx.batch_bytes_max;
+        if !request.protocols.is_empty() && request.protocols.iter().all(is_too_large) {
+            // Whichever is chosen could never be written: no assignment would be. Kafka says so at the assignment.
             turn.refuse_join(joiner.key, member_id, ErrorCode::UnknownServerError);
         } else if !self.has_room_for(member_id, turn.cx.settings.max_size) {
             self.remove(member_id);
