@@ -133,6 +133,10 @@ impl DiskFile for SaboteurFile {
         self.file.read_at(buf, position)
     }
 
+    fn read_at_now(&self, buf: &mut [u8], position: u64) -> io::Result<usize> {
+        self.file.read_at_now(buf, position)
+    }
+
     fn write_vectored_at(&self, slices: &[IoSlice<'_>], position: u64) -> io::Result<usize> {
         self.file.write_vectored_at(slices, position)
     }
