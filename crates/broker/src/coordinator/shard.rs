@@ -12,41 +12,29 @@
 //! nothing is decided once a load is due; every asker gets an answer or [`Unavailable`].
 
 mod lease;
+mod task;
+mod write;
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use klamm_cluster::image::MetadataDelta;
-use klamm_coordinator::contract::{At, Coordinator, Ctx, Outcome, ReplyKey};
-use klamm_log::{AppendOrigin, trusted_batch};
+use klamm_coordinator::contract::{Coordinator, Ctx, Outcome, ReplyKey};
 use klamm_protocol::ids::Offset;
-use klamm_protocol::records::BatchBuilder;
-use klamm_protocol::time::MonoMs;
-use klamm_protocol::wire::EncodeError;
 use tokio::sync::{Notify, oneshot, watch};
 
 use super::commits::{Asker, Commits};
-use super::loader::{self, Loaded};
 use super::timers::Timers;
 use super::{Unavailable, World};
-use crate::host::{Host, Pool};
+use crate::host::Host;
 use crate::log_dirs::DirState;
-use crate::partition::acks::AppendOwner;
-use crate::partition::{Append, AppendFailure, AppendGroup, Partition, Ticket};
+use crate::partition::Partition;
 
-/// How long after a load that failed the next one is tried; and after one that nothing could be appended behind.
-const RELOAD_MS: u64 = 500;
-/// Each further one of the latter doubles the pause, so often.
-const RELOAD_DOUBLINGS_MAX: u32 = 4;
-/// How many loads fail between two lines in the log.
-const LOADS_PER_COMPLAINT: u32 = 120;
 /// Timers that fire in one turn.
 const TIMERS_PER_TURN_MAX: usize = 64;
 /// Rounds that an asker does for others before a task of its own takes over.
 const ROUNDS_MAX: usize = 4;
-/// Bytes of records in one batch, where they may be divided.
-const BATCH_BYTES: usize = 512 * 1024;
 
 type Answer<C> = oneshot::Receiver<Result<<C as Coordinator>::Reply, Unavailable>>;
 
@@ -386,243 +374,6 @@ impl<H: Host, C: Coordinator + Default> Shard<H, C> {
         self.changed.notify_one();
     }
 
-    async fn run(self: Arc<Self>, mut stop: watch::Receiver<bool>) {
-        let host = self.world.host.clone();
-        let (mut failed_count, mut fruitless_count) = (0, 0);
-        while !*stop.borrow() && !self.is_closed() {
-            let pause_ms = if self.load(failed_count % LOADS_PER_COMPLAINT == 0).await {
-                failed_count = 0;
-                self.serve(&mut stop).await;
-                if self.commits.has_appended() {
-                    fruitless_count = 0;
-                    continue;
-                }
-                fruitless_count += 1;
-                RELOAD_MS << RELOAD_DOUBLINGS_MAX.min(fruitless_count - 1)
-            } else {
-                failed_count += 1;
-                RELOAD_MS
-            };
-            tokio::select! { biased;
-                _ = stop.changed() => {}
-                () = host.sleep_until(host.mono().plus_ms(pause_ms)) => {}
-            }
-        }
-        self.close();
-    }
-
-    /// Fires timers until a load is due or the shard ends.
-    async fn serve(self: &Arc<Self>, stop: &mut watch::Receiver<bool>) {
-        let host = self.world.host.clone();
-        loop {
-            let at = {
-                let mut inner = self.locked();
-                match &inner.role {
-                    Role::Free(_) if self.commits.has_failed() => {
-                        inner.role = Role::Loading;
-                        return;
-                    }
-                    Role::Free(active) => active.timers.next(),
-                    // A timer that is set now cannot be seen yet: who has the role tells when it is free.
-                    Role::Taken => {
-                        inner.is_task_waiting = true;
-                        None
-                    }
-                    Role::Loading | Role::Closed => return,
-                }
-            };
-            if *stop.borrow() {
-                return;
-            }
-            tokio::select! { biased;
-                _ = stop.changed() => {}
-                () = self.changed.notified() => {}
-                () = host.sleep_until(at.unwrap_or(MonoMs(u64::MAX))) => self.leave(Work::Timers),
-            }
-        }
-    }
-
-    /// Replays the partition; false if it cannot be read now, which `may_complain` decides to tell.
-    async fn load(&self, may_complain: bool) -> bool {
-        // Who waits for a later answer hears that there will be none.
-        self.commits.fail();
-        // Behind every append that is under way.
-        if self.partition.with_log(&self.world.host, |_| ()).await.is_none() {
-            return false;
-        }
-        // What is answered from a load must not be lost any more.
-        self.partition.committed(&self.world.host).await;
-        let view = self.partition.view.clone();
-        let buffer_bytes = self.world.load_buffer_bytes;
-        let load = move || loader::load::<C>(&view, buffer_bytes);
-        let Loaded { machine, end, record_count } = match self.world.host.offload(Pool::ColdRead, load).await
-        {
-            Ok(loaded) => loaded,
-            Err(error) => {
-                if may_complain {
-                    tracing::error!(
-                        topic = %self.partition.topic, partition = %self.partition.index, %error,
-                        "cannot load a coordinator: its groups are not available until the partition can be \
-                         read; it is tried again and again. Look at the disk, or restore the file from a copy"
-                    );
-                }
-                return false;
-            }
-        };
-        tracing::debug!(
-            topic = %self.partition.topic, partition = %self.partition.index, record_count,
-            "a coordinator has loaded"
-        );
-        let mut active = Box::new(Active {
-            machine,
-            timers: Timers::new(),
-            waiting: BTreeMap::new(),
-            next_key: 0,
-            end,
-            out: Outcome::default(),
-        });
-        self.commits.begin(end);
-        let mut out = Outcome::default();
-        self.with_context(|cx| active.machine.loaded(cx, &mut out));
-        let dirty = self.carry_out(&mut active, out);
-        {
-            let mut inner = self.locked();
-            if matches!(inner.role, Role::Closed) {
-                return false;
-            }
-            inner.role = Role::Free(active);
-        }
-        if let Some(dir) = dirty {
-            dir.want_round();
-        }
-        true
-    }
-
-    /// Appends, applies, holds the answers back. Gives the directory that somebody waits for.
-    fn carry_out(&self, active: &mut Active<C>, mut out: Outcome<C>) -> Option<Arc<DirState>> {
-        self.set_timers(active, &mut out);
-        let (dirty, refused) = self.write(active, &mut out);
-        if let Some(because) = refused {
-            self.withdraw(active, &mut out, because);
-        }
-        for (key, reply) in out.replies.drain(..) {
-            if let Some(asker) = active.waiting.remove(&key) {
-                self.commits.hold(active.end, asker, reply);
-            }
-        }
-        for effect in out.effects.drain(..) {
-            self.commits.hold_effect(active.end, effect);
-        }
-        active.out = out;
-        dirty
-    }
-
-    fn set_timers(&self, active: &mut Active<C>, out: &mut Outcome<C>) {
-        if out.timers.is_empty() {
-            return;
-        }
-        let first_before = active.timers.next();
-        out.timers.drain(..).for_each(|op| active.timers.change(op));
-        if active.timers.next() != first_before {
-            self.changed.notify_one();
-        }
-    }
-
-    /// What is left of `out` is not in the log: whoever would have been answered hears so, and the machine sets
-    /// right what it did beside.
-    fn withdraw(&self, active: &mut Active<C>, out: &mut Outcome<C>, because: Unavailable) {
-        for (key, _) in out.replies.drain(..) {
-            if let Some(asker) = active.waiting.remove(&key) {
-                // Whoever asked may have gone.
-                let _ = asker.send(Err(because));
-            }
-        }
-        out.effects.clear();
-        let records = std::mem::take(&mut out.records);
-        self.with_context(|cx| active.machine.refused(cx, &records, out));
-        debug_assert!(out.records.is_empty(), "the log has just refused some");
-        self.set_timers(active, out);
-    }
-
-    /// Appends and applies. Leaves what was refused in `out`, and says why.
-    fn write(
-        &self,
-        active: &mut Active<C>,
-        out: &mut Outcome<C>,
-    ) -> (Option<Arc<DirState>>, Option<Unavailable>) {
-        let (is_divisible, transaction) = (std::mem::take(&mut out.is_divisible), out.transaction.take());
-        let records = &mut out.records;
-        let (mut dirty, mut refused) = (None, None);
-        let builder = || {
-            let builder = BatchBuilder::new().codec(self.world.codec);
-            match transaction {
-                Some((id, epoch)) => builder.producer(id, epoch, -1).transactional(),
-                None => builder,
-            }
-        };
-        let now_ms = self.world.host.wall().0;
-        let mut batch = builder();
-        let (mut end, mut taken) = (active.end, 0);
-        for (index, record) in records.iter().enumerate() {
-            if let Err(error) = push(&mut batch, record, now_ms) {
-                tracing::error!(%error, "a coordinator's record cannot be written");
-                refused = Some(Unavailable::TooLarge);
-                break;
-            }
-            end = end.plus(1);
-            let is_last = index + 1 == records.len();
-            if is_last || is_divisible && batch.size_bytes() >= BATCH_BYTES {
-                let full = std::mem::replace(&mut batch, builder());
-                match self.append(full, end) {
-                    Ok(wanting) => dirty = wanting.or(dirty),
-                    Err(because) => {
-                        refused = Some(because);
-                        break;
-                    }
-                }
-                taken = index + 1;
-            }
-        }
-        for (offset, record) in (active.end.0..).zip(records.drain(..taken)) {
-            let at = At { offset: Offset(offset), transaction: transaction.map(|(id, _)| id) };
-            active.machine.apply(at, &record);
-            active.end = Offset(offset + 1);
-        }
-        if refused.is_some() && !C::OUTLIVES_REFUSALS {
-            self.commits.fail();
-        }
-        (dirty, refused)
-    }
-
-    /// One batch, behind which the log ends at `end`; the error if nothing was written, and the files are as they
-    /// were.
-    fn append(&self, batch: BatchBuilder, end: Offset) -> Result<Option<Arc<DirState>>, Unavailable> {
-        let batch = trusted_batch(batch.build()).expect("a batch that was just built");
-        if C::OUTLIVES_REFUSALS && batch.bytes.len() > self.world.batch_bytes_max.load(Ordering::Relaxed) {
-            return Err(Unavailable::TooLarge);
-        }
-        let ticket = Ticket { slot: end.0 as u64, place: (0, 0), waits_for_commit: true };
-        let group =
-            AppendGroup { batches: vec![batch], tickets: vec![ticket], origin: AppendOrigin::Coordinator };
-        let owner: Arc<dyn AppendOwner> = self.commits.clone();
-        Ok(match self.partition.append(&self.world.host, group, &owner) {
-            Append::Queued => None,
-            Append::Done(results) => match results.into_iter().next() {
-                Some(Some(Err(AppendFailure::Refused(_))))
-                    if C::OUTLIVES_REFUSALS && !self.partition.is_offline() =>
-                {
-                    return Err(Unavailable::Lost);
-                }
-                Some(Some(result)) => {
-                    self.commits.note(end, &result);
-                    self.commits.wake();
-                    None
-                }
-                Some(None) | None => Some(self.partition.want_commit(&self.world.host)),
-            },
-        })
-    }
-
     fn with_context<T>(&self, job: impl FnOnce(&Ctx<'_, C::Settings>) -> T) -> T {
         let World { host, image, settings, batch_bytes_max, .. } = &*self.world;
         let (image, settings) = (image.load(), settings.load());
@@ -641,14 +392,4 @@ impl<H: Host, C: Coordinator + Default> Shard<H, C> {
     fn is_closed(&self) -> bool {
         matches!(self.locked().role, Role::Closed)
     }
-}
-
-fn push<R: klamm_coordinator::record::Codec>(
-    batch: &mut BatchBuilder,
-    record: &R,
-    now_ms: i64,
-) -> Result<(), EncodeError> {
-    let (key, value) = record.encode()?;
-    batch.push(now_ms, Some(&key), value.as_deref(), &[]);
-    Ok(())
 }
