@@ -164,6 +164,10 @@ impl DiskFile for RealFile {
         match preadv2(&self.0, &mut [io::IoSliceMut::new(buf)], position, ReadWriteFlags::NOWAIT) {
             // The file system has no such reads.
             Err(Errno::OPNOTSUPP) => self.0.read_at(buf, position),
+            // XFS says the same while somebody writes to the file: that is soon over.
+            Err(Errno::AGAIN) if self.residency(position, buf.len() as u64) == Residency::Hot => {
+                self.0.read_at(buf, position)
+            }
             read => Ok(read?),
         }
     }
