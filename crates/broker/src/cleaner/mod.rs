@@ -2,7 +2,7 @@
 //!
 //! One task chooses, and starts at most `log.cleaner.threads` cleanings; each goes through its
 //! log in steps ([`klamm_log::cleaner`]) beside the appends, throttled, and takes the
-//! appender's role only to swap a group of segments. Settings are read anew at every step.
+//! appender's role only to swap a group of segments. Settings are read anew at every turn.
 //! What it deliberately does not do: retention.
 //!
 //! **Invariants:** a log is cleaned by one task at a time; a log that cannot be cleaned is
@@ -17,7 +17,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex};
 
 use klamm_log::LogError;
-use klamm_log::cleaner::{CleanSettings, CleanStats, CleanableRange, Lags, Step};
+use klamm_log::cleaner::{CleanSettings, CleanStats, CleanableRange, Cleaning, Lags, Step};
 use klamm_protocol::ids::{Offset, PartitionIndex, TopicId};
 use klamm_protocol::time::MonoMs;
 use tokio::sync::{mpsc, watch};
@@ -32,6 +32,11 @@ use crate::partition::registry::Topic;
 
 /// How long a log is left alone whose cleaning failed for want of space.
 const RETRY_MS: u64 = 60_000;
+/// What is read and written before the cleaner's task looks up: a hop to the pool and back takes about
+/// 40 us, the work itself a few milliseconds.
+const TURN_BYTES: u64 = 4 << 20;
+/// With a rate that is limited, less: so many turns a second.
+const TURNS_PER_SECOND: f64 = 20.0;
 
 type Key = (TopicId, PartitionIndex);
 
@@ -191,25 +196,25 @@ async fn clean<H: Host>(
         if *stop.borrow() || partition.is_offline() || !is_compacted {
             break Outcome::Abandoned;
         }
-        let (returned, step) = host
+        let rate = Settings::of(&broker.layers.load()).bytes_per_second;
+        let (returned, io_bytes, step) = host
             .offload(Pool::Flush, move || {
-                let step = cleaning.step();
-                (cleaning, step)
+                let bytes = TURN_BYTES.min((rate / TURNS_PER_SECOND) as u64);
+                let (io_bytes, step) = turn(&mut cleaning, bytes);
+                (cleaning, io_bytes, step)
             })
             .await;
         cleaning = returned;
-        match step {
-            Ok(Step::Working { io_bytes }) => {
-                let rate = Settings::of(&broker.layers.load()).bytes_per_second;
-                let now = host.mono();
-                let until = throttle.lock().expect("nothing panics in here").note(io_bytes, rate, now);
-                if until > now {
-                    tokio::select! { biased;
-                        _ = stop.wait_for(|stop| *stop) => {}
-                        () = host.sleep_until(until) => {}
-                    }
-                }
+        let now = host.mono();
+        let until = throttle.lock().expect("nothing panics in here").note(io_bytes, rate, now);
+        if until > now {
+            tokio::select! { biased;
+                _ = stop.wait_for(|stop| *stop) => {}
+                () = host.sleep_until(until) => {}
             }
+        }
+        match step {
+            Ok(Step::Working { .. }) => {}
             Ok(Step::Swap(group)) => {
                 let swap = move |log: &mut klamm_log::Log| log.replace_segments(&group);
                 match partition.with_log_aside(host, swap).await {
@@ -240,6 +245,22 @@ async fn clean<H: Host>(
         tracing::debug!(%error, "what an abandoned cleaning wrote stays until the next one");
     }
     outcome
+}
+
+/// Steps until so many bytes were read and written, or something else is to be done; tells how many were.
+fn turn(cleaning: &mut Cleaning, bytes: u64) -> (u64, Result<Step, LogError>) {
+    let mut done = 0;
+    loop {
+        match cleaning.step() {
+            Ok(Step::Working { io_bytes }) => {
+                done += io_bytes;
+                if done >= bytes {
+                    return (done, Ok(Step::Working { io_bytes }));
+                }
+            }
+            other => return (done, other),
+        }
+    }
 }
 
 /// Notes and tells what came out.

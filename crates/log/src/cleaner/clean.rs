@@ -16,6 +16,7 @@ use klamm_protocol::time::WallMs;
 use super::filter::{DECOMPRESSED_BYTES_MAX, Filter, LastOfProducer, last_of_producers};
 use super::group::{Size, group};
 use super::key_map::KeyMap;
+use super::last_offsets::LastOffsets;
 use super::range::CleanableRange;
 use super::reader::Reader;
 use super::rewrite::{Place, Rewrite};
@@ -104,7 +105,14 @@ pub struct Cleaning {
 enum Phase {
     Begin,
     Map { segment: usize, position: u32, transactions: Transactions },
-    Groups { left: VecDeque<Vec<Arc<Segment>>>, rewrite: Option<Rewrite>, transactions: Transactions },
+    Groups(Box<Groups>),
+}
+
+struct Groups {
+    left: VecDeque<Vec<Arc<Segment>>>,
+    rewrite: Option<Rewrite>,
+    transactions: Transactions,
+    last_offsets: LastOffsets,
 }
 
 impl Log {
@@ -153,7 +161,7 @@ impl Cleaning {
         let step = match &mut self.phase {
             Phase::Begin => self.begin(),
             Phase::Map { .. } => self.map(),
-            Phase::Groups { .. } => self.rewrite(),
+            Phase::Groups(_) => self.rewrite(),
         };
         match step {
             // Files of segments that left the view go while this reads them.
@@ -166,7 +174,8 @@ impl Cleaning {
         let is_gone = |segment: &Arc<Segment>| !self.view.is_current(segment);
         match &self.phase {
             Phase::Begin | Phase::Map { .. } => self.segments.iter().any(is_gone),
-            Phase::Groups { left, rewrite, .. } => {
+            Phase::Groups(groups) => {
+                let Groups { left, rewrite, .. } = &**groups;
                 let under_way = rewrite.iter().flat_map(Rewrite::sources);
                 left.iter().flatten().chain(under_way).any(is_gone)
             }
@@ -188,7 +197,7 @@ impl Cleaning {
     /// Removes what was begun. The log is as it was, but for groups that were swapped.
     pub fn abandon(self) -> Result<(), LogError> {
         match self.phase {
-            Phase::Groups { rewrite: Some(rewrite), .. } => rewrite.discard(),
+            Phase::Groups(groups) => groups.rewrite.map_or(Ok(()), |rewrite| rewrite.discard()),
             _ => Ok(()),
         }
     }
@@ -301,15 +310,16 @@ impl Cleaning {
         let groups = group(&sizes, bytes, index_bytes, self.range.first_uncleanable);
         let left = groups.into_iter().map(|range| self.segments[range].to_vec()).collect();
         let transactions = self.transactions(Offset(0))?;
-        self.phase = Phase::Groups { left, rewrite: None, transactions };
+        let last_offsets = self.map.last_offsets();
+        let groups = Groups { left, rewrite: None, transactions, last_offsets };
+        self.phase = Phase::Groups(Box::new(groups));
         Ok(Step::Working { io_bytes: 0 })
     }
 
     fn rewrite(&mut self) -> Result<Step, LogError> {
         let end = self.end();
-        let Phase::Groups { left, rewrite, transactions } = &mut self.phase else {
-            unreachable!("called in this phase")
-        };
+        let Phase::Groups(groups) = &mut self.phase else { unreachable!("called in this phase") };
+        let Groups { left, rewrite, transactions, last_offsets } = &mut **groups;
         let Some(current) = rewrite else {
             let Some(sources) = left.pop_front() else { return Ok(Step::Done(end)) };
             *rewrite = Some(Rewrite::begin(self.place.clone(), sources)?);
@@ -322,6 +332,7 @@ impl Cleaning {
         }
         let filter = Filter {
             map: &self.map,
+            last_offsets,
             producers: &self.producers,
             high_watermark: self.high_watermark,
             now_ms: self.settings.now.0,
@@ -363,18 +374,12 @@ fn map_batch(
     let invalid = |reason: String| WalkError::Invalid { position, reason };
     let records = rewriter.records(header, bytes, DECOMPRESSED_BYTES_MAX);
     let records = records.map_err(|error| invalid(error.to_string()))?;
-    map.warm(records.clone().filter_map(|record| record.ok()?.key));
-    for record in records {
-        let record = record.map_err(|error| invalid(error.to_string()))?;
-        if record.offset < first_dirty {
-            continue;
-        }
-        if let Some(key) = record.key
-            && !map.put(key, record.offset)
-        {
-            return Ok(false);
-        }
-        map.cover(record.offset);
+    let mut failure = None;
+    let records = records.map_while(|record| record.map_err(|error| failure = Some(error)).ok());
+    let dirty = records.filter(|record| record.offset >= first_dirty);
+    let has_room = map.put_all(dirty.map(|record| (record.key, record.offset)));
+    match failure {
+        Some(error) => Err(invalid(error.to_string())),
+        None => Ok(has_room),
     }
-    Ok(true)
 }

@@ -17,6 +17,7 @@ use klamm_protocol::records::{
 };
 
 use super::key_map::KeyMap;
+use super::last_offsets::LastOffsets;
 use super::transactions::{Marked, Transactions};
 use crate::marker::end_marker;
 use crate::producer::ProducerState;
@@ -35,6 +36,8 @@ pub(super) struct LastOfProducer {
 
 pub(super) struct Filter<'a> {
     pub map: &'a KeyMap,
+    /// What the map knows, by offset.
+    pub last_offsets: &'a LastOffsets,
     pub producers: &'a BTreeMap<ProducerId, LastOfProducer>,
     pub high_watermark: Offset,
     pub now_ms: i64,
@@ -101,9 +104,13 @@ impl Filter<'_> {
             return filtered(if must_stay { Fate::Same } else { Fate::Gone }, 0);
         }
         let mut found = Selection::default();
-        if !are_records_done {
+        let offsets = header.base_offset..=header.last_offset();
+        // Where every record has a later one of its key, none need be looked at.
+        let may_stay = is_control || !self.last_offsets.has_none_of(&offsets);
+        if !are_records_done && may_stay {
             // Compressed ones would be expanded twice.
-            if !is_control && header.attributes.compression() == Ok(Codec::None) {
+            let is_plain = header.attributes.compression() == Ok(Codec::None);
+            if !is_control && is_plain && !self.last_offsets.has_all(&offsets) {
                 let records = RecordIter::new(header, &batch[BATCH_HEADER_BYTES..]);
                 self.map.warm(records.filter_map(|record| record.ok()?.key));
             }
@@ -130,7 +137,8 @@ impl Filter<'_> {
             return true;
         }
         let Some(key) = record.key else { return false };
-        let is_last = self.map.get(key).is_none_or(|last| record.offset >= last);
+        let is_last = self.last_offsets.is_last(record.offset);
+        let is_last = is_last.unwrap_or_else(|| self.map.get(key).is_none_or(|last| record.offset >= last));
         is_last && (record.value.is_some() || horizon.is_none_or(|horizon| self.now_ms < horizon))
     }
 
@@ -172,10 +180,25 @@ mod tests {
             Self { map, producers: BTreeMap::new(), transactions, now_ms: NOW_MS }
         }
 
+        /// By key alone: what these tests ask about was not mapped.
         fn filter(&mut self, batch: &[u8]) -> (Filtered, Vec<u8>) {
+            let mut transactions = self.transactions.clone();
+            let nothing = LastOffsets::new(Offset(0), Offset(0), 0);
+            let found = self.filter_with(batch, &nothing, &mut transactions);
+            self.transactions = transactions;
+            found
+        }
+
+        fn filter_with(
+            &self,
+            batch: &[u8],
+            last_offsets: &LastOffsets,
+            transactions: &mut Transactions,
+        ) -> (Filtered, Vec<u8>) {
             let header = BatchHeader::parse(batch).unwrap();
             let filter = Filter {
                 map: &self.map,
+                last_offsets,
                 producers: &self.producers,
                 high_watermark: Offset(1000),
                 now_ms: self.now_ms,
@@ -183,8 +206,7 @@ mod tests {
             };
             let mut out = Vec::new();
             let mut rewriter = BatchRewriter::new();
-            let filtered =
-                filter.filter(&header, batch, &mut self.transactions, &mut rewriter, &mut out).unwrap();
+            let filtered = filter.filter(&header, batch, transactions, &mut rewriter, &mut out).unwrap();
             if filtered.fate == Fate::Same {
                 out = batch.to_vec();
             }
@@ -225,6 +247,33 @@ mod tests {
         let mut keyless = at(12);
         keyless.push(1, None, v, &[]);
         assert_eq!(world.filter(&keyless.build()).0.fate, Fate::Gone);
+    }
+
+    #[test]
+    fn by_offset_and_by_key_the_same_stays() {
+        let mut world = World::new(&[]);
+        let key = |n: i64| [n as u8];
+        let mut batches = Vec::new();
+        for (at, codec, keys) in [
+            (0, Codec::None, [1, 2, 3]),
+            (3, Codec::Lz4, [1, 1, 2]),
+            (6, Codec::None, [4, 1, 4]),
+            (9, Codec::Zstd, [3, 9, 9]),
+        ] {
+            let mut builder = BatchBuilder::new().base_offset(Offset(at)).codec(codec);
+            for (n, k) in keys.iter().enumerate() {
+                builder.push(7, Some(&key(*k)), (*k != 9).then_some(&b"v"[..]), &[]);
+                assert!(world.map.put(&key(*k), Offset(at + n as i64)));
+            }
+            batches.push(builder.build());
+        }
+        let fates = [Fate::Gone, Fate::Rewritten, Fate::Rewritten, Fate::Rewritten];
+        for (batch, fate) in batches.iter().zip(fates) {
+            let by_key = world.filter(batch);
+            let last = world.map.last_offsets();
+            let by_offset = world.filter_with(batch, &last, &mut Transactions::new(Vec::new()));
+            assert_eq!((by_key.0.fate, &by_key), (fate, &by_offset));
+        }
     }
 
     #[test]

@@ -1,5 +1,8 @@
 //! The last offset of each key in the dirty part of a log, in 20 bytes a slot.
 //!
+//! Once all is noted, [`KeyMap::last_offsets`] turns it round: most records are judged by their
+//! offset alone, and their keys need not be looked for again.
+//!
 //! A slot is a 128-bit hash of the key and a 32-bit offset counted from the dirty part's
 //! first (Kafka: 16-byte MD5 and 8-byte offset). Open addressing with linear probing, slots
 //! ordered by their distance from home (Robin Hood), so that a search ends early at a load
@@ -13,13 +16,17 @@ use std::ops::Range;
 use klamm_protocol::ids::Offset;
 
 use super::key_hash::KeyHash;
+use super::last_offsets::LastOffsets;
 
 /// What one slot takes.
 pub(super) const SLOT_BYTES: usize = 20;
+/// Of the memory that a slot stands for this is kept for [`LastOffsets`]: eight offsets a slot.
+const OFFSETS_BYTES: usize = 1;
 /// Fewer slots could not hold one key below the load factor.
 const SLOTS_MIN: usize = 16;
 
 /// So many slots are asked for before the first one is awaited: more than a core has misses under way.
+/// In a large map each is a miss of the caches; one after the other they are half of a cleaning.
 const WARM_KEYS: usize = 32;
 
 /// Hash and offset; an offset of 0 is a free slot.
@@ -42,7 +49,7 @@ impl KeyMap {
         // There are no more keys than offsets.
         let offsets = usize::try_from(dirty.end.0.saturating_sub(dirty.start.0)).unwrap_or(0);
         let wanted = (offsets as f64 / load_factor) as usize + SLOTS_MIN;
-        let affordable = usize::try_from(bytes_max).unwrap_or(usize::MAX) / SLOT_BYTES;
+        let affordable = usize::try_from(bytes_max).unwrap_or(usize::MAX) / (SLOT_BYTES + OFFSETS_BYTES);
         let slots = wanted.min(affordable).max(SLOTS_MIN);
         Self {
             slots: vec![[0; SLOT_BYTES / 4]; slots],
@@ -54,32 +61,77 @@ impl KeyMap {
         }
     }
 
-    /// Touches the slots where `keys` will be looked for. In a large map each of them is a miss of the
-    /// caches; here the misses of many keys overlap, one after the other they are half of a cleaning.
+    /// Touches the slots where `keys` will be looked for, many at a time.
     pub(super) fn warm<'k>(&self, mut keys: impl Iterator<Item = &'k [u8]>) {
-        let mut homes = [0; WARM_KEYS];
+        let mut hashes = [0; WARM_KEYS];
         loop {
             let mut count = 0;
-            for (home, key) in homes.iter_mut().zip(&mut keys) {
-                *home = self.home(self.hash.of(key)[0]);
+            for (hash, key) in hashes.iter_mut().zip(&mut keys) {
+                *hash = self.hash.of(key)[0];
                 count += 1;
             }
-            let seen = homes[..count].iter().fold(0, |seen, home| seen ^ self.slots[*home][4]);
-            // Not to be optimised away: the reading is the purpose.
-            std::hint::black_box(seen);
+            self.touch(hashes[..count].iter().copied());
             if count < WARM_KEYS {
                 return;
             }
         }
     }
 
+    fn touch(&self, hashes: impl Iterator<Item = u64>) {
+        let seen = hashes.fold(0, |seen, hash| {
+            let slot = &self.slots[self.home(hash)];
+            // The ends may lie in two lines of the cache.
+            seen ^ slot[0] ^ slot[4]
+        });
+        // Not to be optimised away: the reading is the purpose.
+        std::hint::black_box(seen);
+    }
+
+    /// Notes records, in their order, and that they are covered. False if there is no room: then
+    /// the first that was not noted is the first that is not covered.
+    pub(super) fn put_all<'k>(
+        &mut self,
+        mut records: impl Iterator<Item = (Option<&'k [u8]>, Offset)>,
+    ) -> bool {
+        let mut waiting = [(None, Offset(0)); WARM_KEYS];
+        loop {
+            let mut count = 0;
+            for (place, (key, offset)) in waiting.iter_mut().zip(&mut records) {
+                *place = (key.map(|key| self.hash.of(key)), offset);
+                count += 1;
+            }
+            let waiting = &waiting[..count];
+            self.touch(waiting.iter().filter_map(|(hash, _)| Some((*hash)?[0])));
+            for (hash, offset) in waiting {
+                if let Some(hash) = hash
+                    && !self.put_hashed(*hash, *offset)
+                {
+                    return false;
+                }
+                self.cover(*offset);
+            }
+            if count < WARM_KEYS {
+                return true;
+            }
+        }
+    }
+
+    /// Which of the offsets that the map covers are the last of their key.
+    pub(super) fn last_offsets(&self) -> LastOffsets {
+        let offsets_max = self.slots.len() * OFFSETS_BYTES * 8;
+        let mut last = LastOffsets::new(self.first, Offset(self.latest.0 + 1), offsets_max);
+        for slot in self.slots.iter().filter(|slot| slot[4] != 0) {
+            last.insert(u64::from(slot[4]) - 1);
+        }
+        last
+    }
+
     /// Notes the record at `offset`. False if there is no room: then nothing changed.
-    pub(super) fn put(&mut self, key: &[u8], offset: Offset) -> bool {
+    fn put_hashed(&mut self, hash: [u64; 2], offset: Offset) -> bool {
         let Some(relative) = u32::try_from(offset.0 - self.first.0).ok().and_then(|r| r.checked_add(1))
         else {
             return false;
         };
-        let hash = self.hash.of(key);
         let mut slot = to_slot(hash, relative);
         let mut at = self.home(hash[0]);
         let mut distance = 0;
@@ -87,7 +139,7 @@ impl KeyMap {
         loop {
             let found = self.slots[at];
             if is_mine && found[4] != 0 && found[..4] == slot[..4] {
-                self.slots[at] = slot;
+                self.slots[at][4] = found[4].max(relative);
                 return true;
             }
             if found[4] == 0 {
@@ -179,10 +231,16 @@ fn to_slot(hash: [u64; 2], relative: u32) -> Slot {
 mod tests {
     use super::*;
     use proptest::prelude::*;
-    use std::collections::BTreeMap;
+    use std::collections::{BTreeMap, BTreeSet};
 
     fn map(bytes: u64, end: i64) -> KeyMap {
         KeyMap::new(bytes, 0.9, &(Offset(100)..Offset(end)), 7)
+    }
+
+    impl KeyMap {
+        pub(in crate::cleaner) fn put(&mut self, key: &[u8], offset: Offset) -> bool {
+            self.put_all(std::iter::once((Some(key), offset)))
+        }
     }
 
     proptest! {
@@ -190,7 +248,7 @@ mod tests {
         #[test]
         fn it_is_a_map(keys in proptest::collection::vec(0u16..400, 0..900)) {
             // Room for fewer keys than may come, and for all of them.
-            for bytes in [100 * 20, 1000 * 20] {
+            for bytes in [100 * 21, 1000 * 21] {
                 let mut map = map(bytes, 2000);
                 let mut model = BTreeMap::new();
                 for (n, key) in keys.iter().enumerate() {
@@ -206,13 +264,37 @@ mod tests {
                     prop_assert_eq!(map.get(&key.to_be_bytes()), model.get(&key).copied());
                 }
                 prop_assert_eq!(map.key_count() as usize, model.len());
+                let last: BTreeSet<Offset> = model.values().copied().collect();
+                let offsets = map.last_offsets();
+                let end = map.latest().0.min(99 + 8 * map.slots.len() as i64);
+                for offset in (100..=end).map(Offset) {
+                    prop_assert_eq!(offsets.is_last(offset), Some(last.contains(&offset)));
+                }
+                prop_assert_eq!(offsets.is_last(Offset(end + 1)), None);
             }
         }
     }
 
     #[test]
+    fn of_records_that_come_together_those_that_find_room_are_covered() {
+        let mut map = KeyMap::new(0, 0.9, &(Offset(100)..Offset(2000)), 7);
+        let keys: Vec<[u8; 1]> = (0..40).map(|n| [n]).collect();
+        let records = |key_of: fn(usize) -> Option<usize>| {
+            let keys = &keys;
+            (0..40).map(move |n| (key_of(n).map(|at| &keys[at][..]), Offset(100 + n as i64)))
+        };
+        assert!(!map.put_all(records(|n| (n != 3).then_some(n))));
+        assert_eq!((map.key_count(), map.latest()), (14, Offset(114)), "one has no key");
+        assert_eq!(map.last_offsets().is_last(Offset(103)), Some(false));
+        assert!(map.put_all(records(|n| Some(n % 3)).skip(15)));
+        assert_eq!(map.latest(), Offset(139));
+        assert!(map.put(&keys[0], Offset(101)));
+        assert_eq!(map.get(&keys[0]), Some(Offset(139)), "an earlier one changes nothing");
+    }
+
+    #[test]
     fn it_takes_no_more_than_it_may_and_no_more_than_it_needs() {
-        assert_eq!(map(20_000, i64::from(u32::MAX)).slots.len(), 1000);
+        assert_eq!(map(21_000, i64::from(u32::MAX)).slots.len(), 1000);
         assert!(map(1 << 30, 100 + 90).slots.len() <= 100 + SLOTS_MIN);
         assert_eq!(map(0, 1000).slots.len(), SLOTS_MIN);
         assert_eq!(std::mem::size_of::<Slot>(), SLOT_BYTES);

@@ -2,7 +2,7 @@
 //! KIP-534), as Kafka's cleaner does it.
 //!
 //! `range` decides what of a log may be cleaned, `key_map` knows the last offset of each
-//! key, `transactions` what was aborted, `filter` what stays of a batch, `group` which
+//! key, `last_offsets` the same by offset, `transactions` what was aborted, `filter` what stays of a batch, `group` which
 //! segments become one: all pure. [`Cleaning`] goes through a log in steps beside its
 //! appends, `rewrite` writes `.cleaned` files, `swap` puts them in the place of what they
 //! replace: the only call on [`crate::Log`], under the appender's role.
@@ -18,6 +18,7 @@ mod filter;
 mod group;
 mod key_hash;
 mod key_map;
+mod last_offsets;
 mod range;
 mod reader;
 mod rewrite;

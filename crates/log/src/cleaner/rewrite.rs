@@ -106,27 +106,30 @@ impl Rewrite {
         if self.position < limit {
             let path = source.file().path();
             let file = source.file().get().map_err(LogError::io("open", path))?;
-            let mut out = Vec::new();
             let mut failure = None;
             let read = reader.read(&*file, self.position, limit, |entry, bytes| {
+                let mut appended = Ok(());
+                let pending = &mut self.output().pending;
+                let start = pending.len();
                 let Some(header) = &entry.header else {
-                    return Ok(self.append(entry, bytes).map_err(|error| failure = Some(error)).is_ok());
+                    pending.extend_from_slice(bytes);
+                    appended = self.take(entry, start);
+                    return Ok(appended.map_err(|error| failure = Some(error)).is_ok());
                 };
-                out.clear();
                 let filtered =
-                    filter.filter(header, bytes, transactions, rewriter, &mut out).map_err(|error| {
+                    filter.filter(header, bytes, transactions, rewriter, pending).map_err(|error| {
                         WalkError::Invalid { position: u64::from(entry.position), reason: error.to_string() }
                     })?;
+                if filtered.fate == Fate::Same {
+                    pending.extend_from_slice(bytes);
+                }
                 done.read_records += u64::try_from(header.record_count).unwrap_or(0);
                 done.kept_records += u64::from(filtered.kept_count);
+                done.written_bytes += (pending.len() - start) as u64;
                 self.is_changed |= filtered.fate != Fate::Same;
-                let kept = match filtered.fate {
-                    Fate::Same => bytes,
-                    Fate::Rewritten => &out,
-                    Fate::Gone => &[],
-                };
-                done.written_bytes += kept.len() as u64;
-                let appended = if kept.is_empty() { Ok(()) } else { self.append(entry, kept) };
+                if filtered.fate != Fate::Gone {
+                    appended = self.take(entry, start);
+                }
                 if let Some(aborted) = filtered.aborted {
                     self.output().aborted.push(aborted);
                 }
@@ -179,16 +182,19 @@ impl Rewrite {
         self.outputs.last_mut().expect("there is always one")
     }
 
-    fn append(&mut self, original: &Entry, bytes: &[u8]) -> Result<(), LogError> {
-        let output = self.output();
-        let size = output.active.size as usize;
-        let span = original.last_offset.0 - output.active.shape.base_offset.0;
-        if size > 0 && (size + bytes.len() > SEGMENT_BYTES_MAX || span > OFFSETS_MAX) {
-            output.flush_pending()?;
-            self.outputs.push(Output::create(&self.place, original.base_offset)?);
-        }
+    /// Takes what was put behind the `start` bytes that wait in the output: what is left of `original`.
+    fn take(&mut self, original: &Entry, start: usize) -> Result<(), LogError> {
         let Self { place, outputs, .. } = self;
-        outputs.last_mut().expect("there is always one").append(place, bytes)
+        let output = outputs.last_mut().expect("there is always one");
+        let size = output.active.size as usize + output.pending.len() - start;
+        let span = original.last_offset.0 - output.active.shape.base_offset.0;
+        if output.active.size == 0 || size <= SEGMENT_BYTES_MAX && span <= OFFSETS_MAX {
+            return output.take(place, start);
+        }
+        let pending = output.pending.split_off(start);
+        output.flush_pending()?;
+        outputs.push(Output { pending, ..Output::create(place, original.base_offset)? });
+        outputs.last_mut().expect("one was just pushed").take(place, 0)
     }
 }
 
@@ -205,12 +211,12 @@ impl Output {
         Ok(Self { file, path, active, aborted: Vec::new(), pending: Vec::new(), written: 0 })
     }
 
-    fn append(&mut self, place: &Place, bytes: &[u8]) -> Result<(), LogError> {
-        let at = u64::from(self.active.size);
+    /// Takes the batch that begins at `start` of what is pending.
+    fn take(&mut self, place: &Place, start: usize) -> Result<(), LogError> {
+        let (at, bytes) = (u64::from(self.active.size), &self.pending[start..]);
         let entry =
             Entry::parse(bytes, at, bytes.len() as u64).map_err(|error| error.into_log_error(&self.path))?;
         self.active.add(&place.config, &entry);
-        self.pending.extend_from_slice(bytes);
         if self.pending.len() >= place.buffer_bytes { self.flush_pending() } else { Ok(()) }
     }
 

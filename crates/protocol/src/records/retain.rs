@@ -119,21 +119,18 @@ impl BatchRewriter {
         horizon_ms: Option<i64>,
         out: &mut Vec<u8>,
     ) {
-        let mut records = std::mem::take(&mut self.records);
-        records.clear();
-        let plain = self.plain(header, batch);
-        for run in &self.kept {
-            match horizon_ms {
-                None => records.extend_from_slice(&plain[run.clone()]),
-                Some(horizon) => {
-                    shift_timestamps(&plain[run.clone()], header.base_timestamp, horizon, &mut records);
-                }
-            }
-        }
         let codec = header.attributes.compression().unwrap_or_default();
         let start = out.len();
         out.resize(start + BATCH_HEADER_BYTES, 0);
-        codec::compress(codec, codec.level_default(), &records, out, &mut self.scratch);
+        if codec == Codec::None {
+            self.copy_kept(header, batch, horizon_ms, out);
+        } else {
+            let mut records = std::mem::take(&mut self.records);
+            records.clear();
+            self.copy_kept(header, batch, horizon_ms, &mut records);
+            codec::compress(codec, codec.level_default(), &records, out, &mut self.scratch);
+            self.records = records;
+        }
         let mut header = *header;
         header.record_count = i32::try_from(selection.kept_count).expect("no more than there were");
         if header.attributes.timestamp_type() == TimestampType::CreateTime {
@@ -144,8 +141,20 @@ impl BatchRewriter {
             header.base_timestamp = horizon;
         }
         seal_at(header, out, start);
-        self.records = records;
         self.scratch.trim();
+    }
+
+    /// Appends the records that stay, uncompressed.
+    fn copy_kept(&self, header: &BatchHeader, batch: &[u8], horizon_ms: Option<i64>, out: &mut Vec<u8>) {
+        let plain = self.plain(header, batch);
+        for run in &self.kept {
+            match horizon_ms {
+                None => out.extend_from_slice(&plain[run.clone()]),
+                Some(horizon) => {
+                    shift_timestamps(&plain[run.clone()], header.base_timestamp, horizon, out);
+                }
+            }
+        }
     }
 
     fn expand(
