@@ -102,7 +102,7 @@ pub struct Ctx<'a, S> {
     pub image: &'a MetadataImage,
     /// The configuration.
     pub settings: &'a S,
-    /// What its topic takes in one batch; a bigger one is refused.
+    /// What its topic takes in one batch; a bigger one is refused if the machine outlives that.
     pub batch_bytes_max: usize,
     /// 128 random bits a call, from the host's seeded generator.
     pub random: &'a dyn Fn() -> u128,

@@ -247,3 +247,21 @@ fn fetch_by_name(world: &mut World) -> i64 {
         other => panic!("{other:?}"),
     }
 }
+
+#[test]
+fn a_join_that_is_refused_again_and_again_keeps_no_silent_member() {
+    let mut world = consumer_client::world();
+    world.create_topic("t", 2);
+    say(&mut world, join("silent", &["t"]));
+    say(&mut world, join("m", &["t"]));
+    for _ in 0..30 {
+        world.advance(5_000);
+        world.refusals_left = 1;
+        assert_eq!(error_of(&say(&mut world, join("late", &["t"]))).0, ErrorCode::NotCoordinator);
+        assert_eq!(world.refusals_left, 0);
+        let epoch =
+            describe(&mut world).members.iter().find(|one| one.member_id == "m").unwrap().member_epoch;
+        say(&mut world, beat("m", epoch));
+    }
+    assert_eq!(describe(&mut world).members.len(), 1);
+}

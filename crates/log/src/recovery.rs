@@ -416,8 +416,11 @@ impl<'a> Recovery<'a> {
             // A clean stop tears nothing.
             tail::Kind::NothingValid | tail::Kind::ValidBehind => {
                 let kept = files::kept_file(&**disk, dir, base, position)?;
-                tail::copy(&**disk, &*open, position, walked.len, &kept)
-                    .map_err(LogError::io("keep a corrupt tail in", &kept))?;
+                if let Err(error) = tail::copy(&**disk, &*open, position, walked.len, &kept) {
+                    // Half a copy helps nobody, and the next try would leave another one.
+                    let _ = disk.remove_file(&kept);
+                    return Err(LogError::io("keep a corrupt tail in", &kept)(error));
+                }
                 disk.sync_dir(dir).map_err(LogError::io("sync", dir))?;
                 Tail::Corrupt { reason, kept }
             }

@@ -111,3 +111,25 @@ async fn a_commit_that_was_left_to_another_thread_and_fails_is_read_back_from_th
     })
     .await;
 }
+
+/// The log was free when it was asked about the marker, and busy when it was to be written.
+#[tokio::test]
+async fn a_marker_that_nobody_waits_for_any_more_leaves_the_end_where_it_was() {
+    with_shard(|_disk, partition, shard| async move {
+        let host = RealHost::new();
+        let log = partition.take_role();
+        let asked = shard.clone();
+        let ended = tokio::spawn(async move { asked.end_transaction(marker(), 1, true).await });
+        tokio::task::yield_now().await;
+        partition.give_role_back(&host, log);
+        let log = partition.take_role();
+        for _ in 0..5 {
+            tokio::task::yield_now().await;
+        }
+        ended.abort();
+        assert!(ended.await.is_err(), "it waits for the log");
+        partition.give_role_back(&host, log);
+        assert!(shard.ask(commit(2)).await.is_ok());
+    })
+    .await;
+}

@@ -33,7 +33,8 @@ impl Checkpoints {
         log_starts: OffsetCheckpoint,
         cleaned: OffsetCheckpoint,
     ) -> Self {
-        Self { recovery_points, log_starts, cleaned, has_new_log_starts: false, rounds: 0 }
+        // Written once behind every start: a file that could not be read is a good one again.
+        Self { recovery_points, log_starts, cleaned, has_new_log_starts: true, rounds: 0 }
     }
 
     /// A start never goes back; one of 0 needs no line.

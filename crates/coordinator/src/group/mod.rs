@@ -287,7 +287,7 @@ impl Coordinator for GroupCoordinator {
     }
 
     fn refused(&mut self, cx: &GroupCtx<'_>, records: &[GroupRecord], out: &mut GroupOutcome) {
-        let mut consumer_groups = BTreeSet::new();
+        let mut consumer_groups = BTreeMap::<_, BTreeSet<_>>::new();
         for record in records {
             match record {
                 // Offsets have nothing beside their records, and what was to be deleted stays.
@@ -296,11 +296,15 @@ impl Coordinator for GroupCoordinator {
                 | GroupRecord::ShareGroupMetadata(..)
                 | GroupRecord::StreamsGroupMetadata(..) => {}
                 GroupRecord::GroupMetadata(key, Some(_)) => self.refused_classic(cx, &key.group, out),
-                of_consumer_group => consumer_groups.extend(consumer::group_of(of_consumer_group)),
+                of_consumer_group => {
+                    if let Some(id) = consumer::group_of(of_consumer_group) {
+                        consumer_groups.entry(id).or_default().extend(consumer::member_of(of_consumer_group));
+                    }
+                }
             }
         }
-        for id in consumer_groups {
-            self.refused_consumer(cx, id, out);
+        for (id, members) in consumer_groups {
+            self.refused_consumer(cx, id, members, out);
         }
     }
 

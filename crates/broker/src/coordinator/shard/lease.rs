@@ -1,8 +1,8 @@
 //! The machine's role, lent to a task that must hear what the log says before anything is decided.
 //!
-//! A command that the log would refuse costs its machine: there is no undo, it loads again. What a client or
-//! another coordinator may send at any time (offsets in a transaction, markers) is therefore asked of the log
-//! first, in the machine's turn: nothing can come between the question and the append. A marker decides nothing:
+//! What the log says against a producer's transaction is an answer, not a failure. Offsets in a transaction and
+//! markers are therefore asked of the log first, in the machine's turn: nothing can come between the question and
+//! the append. A marker decides nothing:
 //! it is written in the log's turn, and if that fails, as on a full disk, the machine has never heard of it.
 //!
 //! **Invariants:** whoever holds a lease waits for the log's turn and for nothing else, since nobody else gets
@@ -99,17 +99,15 @@ impl<H: Host, C: Coordinator + Default> Shard<H, C> {
         }
         let active = lease.active();
         let id = marker.header.producer_id;
-        let before = active.end;
-        active.end = before.plus(1);
+        let end = active.end.plus(1);
         let (owner, committed) = Waiting::begin(Some(self.commits.clone()));
-        let slot = active.end.0 as u64;
+        let slot = end.0 as u64;
         let ticket = Ticket { slot, place: (0, 0), waits_for_commit: true };
         let group = AppendGroup { batches: vec![marker], tickets: vec![ticket], origin };
         let mut dirty = None;
         match self.partition.append_in_turn(host, group, &owner).await.pop().flatten() {
             // Nothing was written, and the files are as they were: so is the machine.
             Some(Err(refused @ AppendFailure::Refused(_))) if !self.partition.is_offline() => {
-                active.end = before;
                 return Ok(Err(refused));
             }
             Some(result) => {
@@ -119,6 +117,7 @@ impl<H: Host, C: Coordinator + Default> Shard<H, C> {
             None => dirty = Some(self.partition.want_commit(host)),
         }
         // Should it not be in the log after all, the machine is loaded again.
+        active.end = end;
         active.machine.end_transaction(id, is_commit);
         drop(lease);
         if let Some(dir) = dirty {

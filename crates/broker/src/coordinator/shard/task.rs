@@ -34,6 +34,9 @@ impl<H: Host, C: Coordinator + Default> Shard<H, C> {
                     fruitless_count = 0;
                     continue;
                 }
+                if *stop.borrow() || self.is_closed() {
+                    break;
+                }
                 fruitless_count += 1;
                 RELOAD_MS << RELOAD_DOUBLINGS_MAX.min(fruitless_count - 1)
             } else {

@@ -64,6 +64,9 @@ impl<H: Host, C: Coordinator + Default> Shard<H, C> {
         }
         out.effects.clear();
         let records = std::mem::take(&mut out.records);
+        if !C::OUTLIVES_REFUSALS {
+            return;
+        }
         self.with_context(|cx| active.machine.refused(cx, &records, out));
         debug_assert!(out.records.is_empty(), "the log has just refused some");
         self.set_timers(active, out);
@@ -85,6 +88,8 @@ impl<H: Host, C: Coordinator + Default> Shard<H, C> {
                 None => builder,
             }
         };
+        // Such records are small: one more does not make twice of it.
+        let batch_bytes = BATCH_BYTES.min(self.world.batch_bytes_max.load(Ordering::Relaxed) / 2);
         let now_ms = self.world.host.wall().0;
         let mut batch = builder();
         let (mut end, mut taken) = (active.end, 0);
@@ -96,7 +101,7 @@ impl<H: Host, C: Coordinator + Default> Shard<H, C> {
             }
             end = end.plus(1);
             let is_last = index + 1 == records.len();
-            if is_last || is_divisible && batch.size_bytes() >= BATCH_BYTES {
+            if is_last || is_divisible && batch.size_bytes() >= batch_bytes {
                 let full = std::mem::replace(&mut batch, builder());
                 match self.append(full, end) {
                     Ok(wanting) => dirty = wanting.or(dirty),

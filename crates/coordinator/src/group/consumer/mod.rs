@@ -33,7 +33,7 @@ use klamm_protocol::error_code::ErrorCode;
 use klamm_protocol::ids::{TopicId, Uuid};
 
 pub use self::group::ConsumerGroup;
-pub(super) use self::records::group_of;
+pub(super) use self::records::{group_of, member_of};
 pub(super) use self::topics::Topics;
 
 use super::offsets::{Committer, Expiration};
@@ -114,20 +114,21 @@ impl ConsumerGroup {
 
     /// Sets the timers of all members: they have a whole session from now on.
     pub(super) fn loaded(&mut self, cx: &GroupCtx<'_>, id: &Arc<str>, out: &mut GroupOutcome) {
-        let timeout_ms = configs::Configs::of(cx, id).session_timeout_ms;
-        let members: Vec<(Arc<str>, Option<i32>)> = self
-            .members()
-            .iter()
-            .map(|(member_id, member)| {
-                let is_revoking = member.state == MemberState::UnrevokedPartitions && !member.is_classic();
-                (member_id.clone(), is_revoking.then_some(member.rebalance_timeout_ms))
-            })
-            .collect();
-        for (member_id, rebalance_timeout_ms) in members {
-            self.soft.touch(cx, id, &member_id, timeout_ms, out);
-            if let Some(timeout_ms) = rebalance_timeout_ms {
-                set_timer(cx, id, ConsumerTimer::Rebalance(member_id), timeout_ms, out);
-            }
+        let members: Vec<Arc<str>> = self.members().keys().cloned().collect();
+        for member_id in &members {
+            self.watch(cx, id, member_id, out);
+        }
+    }
+
+    /// A member, if there is such a one, has the whole of its timeouts from now on.
+    fn watch(&mut self, cx: &GroupCtx<'_>, id: &Arc<str>, member_id: &Arc<str>, out: &mut GroupOutcome) {
+        let Some(member) = self.member(member_id) else { return };
+        let is_revoking = member.state == MemberState::UnrevokedPartitions && !member.is_classic();
+        let rebalance_timeout_ms = is_revoking.then_some(member.rebalance_timeout_ms);
+        let session_timeout_ms = configs::Configs::of(cx, id).session_timeout_ms;
+        self.soft.touch(cx, id, member_id, session_timeout_ms, out);
+        if let Some(timeout_ms) = rebalance_timeout_ms {
+            set_timer(cx, id, ConsumerTimer::Rebalance(member_id.clone()), timeout_ms, out);
         }
     }
 
@@ -222,16 +223,26 @@ fn new_member_id(cx: &GroupCtx<'_>) -> Arc<str> {
 }
 
 impl GroupCoordinator {
-    /// Records of the group were not written: what was decided beside them is forgotten, as by a load.
-    pub(super) fn refused_consumer(&mut self, cx: &GroupCtx<'_>, id: &str, out: &mut GroupOutcome) {
+    /// Records of the group, and of `members` in it, were not written. These are watched as after a load: which
+    /// of their timers are left nobody knows. Whoever else has fallen silent gets no more time for it.
+    pub(super) fn refused_consumer<'a>(
+        &mut self,
+        cx: &GroupCtx<'_>,
+        id: &str,
+        members: impl IntoIterator<Item = &'a str>,
+        out: &mut GroupOutcome,
+    ) {
         let Some((id, _)) = self.groups.get_key_value(id) else { return };
         let id = id.clone();
         if let Some(Group::Consumer(group)) = self.groups.get_mut(&id) {
-            for member_id in group.members().keys() {
-                heartbeat::cancel_timers(&id, member_id, out);
+            group.soft.checked_topics = None;
+            for member_id in members {
+                let member_id = member_id.into();
+                heartbeat::cancel_timers(&id, &member_id, out);
+                group.soft.sessions.remove(&member_id);
+                group.soft.joining.remove(&member_id);
+                group.watch(cx, &id, &member_id, out);
             }
-            group.soft = group::Soft::default();
-            group.loaded(cx, &id, out);
         }
     }
 

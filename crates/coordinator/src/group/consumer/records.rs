@@ -34,6 +34,15 @@ pub(in crate::group) fn group_of(record: &GroupRecord) -> Option<&str> {
     })
 }
 
+/// The member that a record says something of itself about; `None` of all that others decide for it.
+pub(in crate::group) fn member_of(record: &GroupRecord) -> Option<&str> {
+    match record {
+        GroupRecord::ConsumerGroupMemberMetadata(key, _) => Some(&key.member_id),
+        GroupRecord::ConsumerGroupCurrentMemberAssignment(key, _) => Some(&key.member_id),
+        _ => None,
+    }
+}
+
 /// Copies: what a record holds is its own.
 pub(super) fn wire(text: &str) -> WireStr {
     WireStr::from(text.to_owned())
