@@ -38,6 +38,10 @@ const WRITE_BACK_BYTES_MAX: u64 = 64 << 20;
 const FILE_SYNCS_MAX: usize = 8;
 /// So many file syncs are worth a thread of their own.
 const FILE_SYNCS_PER_THREAD: usize = 2;
+/// A round of more than this, where other bytes arrive as fast, is followed by the next no sooner than
+/// [`BULK_ROUND_MS`] after its own begin: fewer flushes, and fewer wakes of the producers.
+const BULK_BYTES: u64 = 128 << 10;
+const BULK_ROUND_MS: u64 = 2;
 /// A lone waiter flushes itself up to this many unflushed bytes: more would keep its thread too long.
 const INLINE_BYTES_MAX: u64 = 64 << 10;
 
@@ -238,8 +242,9 @@ impl DirState {
 
     /// The directory's task; ends after [`DirState::stop_flusher`].
     pub(crate) async fn run_flusher<H: Host>(self: Arc<Self>, host: H) {
+        let mut not_before = MonoMs(0);
         while !self.flusher.is_stopped.load(Ordering::SeqCst) {
-            let due = self.flusher.due(&host);
+            let due = self.flusher.due(&host).map(|due| due.max(not_before));
             if due.is_none_or(|due| due > host.mono()) {
                 let timer = async {
                     match due {
@@ -261,7 +266,12 @@ impl DirState {
                 }
                 continue;
             }
-            let partitions = self.flusher.take_due(host.mono());
+            let now = host.mono();
+            let partitions = self.flusher.take_due(now);
+            let bytes: u64 = partitions.iter().map(|partition| partition.unflushed_bytes()).sum();
+            if bytes > BULK_BYTES {
+                not_before = now.plus_ms(BULK_ROUND_MS);
+            }
             let (dir, host_of_job) = (self.clone(), host.clone());
             host.offload(Pool::Flush, move || {
                 let began = host_of_job.mono();
