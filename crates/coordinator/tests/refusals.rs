@@ -115,16 +115,17 @@ fn a_member_that_cannot_be_fenced_is_fenced_later_and_nobody_else() {
     world.create_topic("t", 2);
     say(&mut world, join("silent", &["t"]));
     say(&mut world, join("m", &["t"]));
-    world.refusals_left = 1;
-    for _ in 0..9 {
+    for _ in 0..8 {
         world.advance(5_000);
         let epoch =
             describe(&mut world).members.iter().find(|one| one.member_id == "m").unwrap().member_epoch;
         say(&mut world, beat("m", epoch));
     }
+    world.refusals_left = 1;
+    world.advance(5_000);
     let members = |world: &mut World| describe(world).members.len();
     assert_eq!((members(&mut world), world.refusals_left), (2, 0), "it was tried");
-    for _ in 0..10 {
+    for _ in 0..9 {
         world.advance(5_000);
         let epoch =
             describe(&mut world).members.iter().find(|one| one.member_id == "m").unwrap().member_epoch;
