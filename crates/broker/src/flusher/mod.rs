@@ -88,7 +88,7 @@ impl DirFlusher {
     pub(crate) fn new(disk: &dyn Disk, path: &Path) -> Self {
         Self {
             file_system: disk.file_system(path).ok(),
-            pressure: DirPressure::default(),
+            pressure: DirPressure::of_flushes(),
             dirty: Mutex::default(),
             write_back_bytes: AtomicU64::new(0),
             is_wanted: AtomicBool::new(false),

@@ -204,6 +204,8 @@ fn part_bytes(part: &OutPart) -> usize {
 /// the first long one it is looked at whether the thread waited in the kernel.
 #[derive(Debug, Default)]
 pub struct DirPressure {
+    /// So long it counts as slow at least.
+    slow_ms_min: u64,
     slow_until_ms: AtomicU64,
     watched_until_ms: AtomicU64,
 }
@@ -220,6 +222,12 @@ impl DirPressure {
     /// How long after a long write it is looked at why the next ones take long.
     const WATCHED_FOR_MS: u64 = 10_000;
 
+    /// Of flushes: each takes longer than two changes of threads anyway, so that one slow flush is enough.
+    #[must_use]
+    pub fn of_flushes() -> Self {
+        Self { slow_ms_min: Self::SLOW_MS_MAX, ..Self::default() }
+    }
+
     /// Notes that a write took from `began` to `ended`, and whether its thread waited in the kernel, if
     /// that was looked at.
     pub fn note_write(&self, began: MonoMs, ended: MonoMs, has_waited: Option<bool>) {
@@ -229,7 +237,7 @@ impl DirPressure {
         }
         self.watched_until_ms.store(ended.plus_ms(Self::WATCHED_FOR_MS).0, Ordering::Relaxed);
         if has_waited == Some(true) {
-            let slow_for_ms = (took_ms * Self::SLOW_FACTOR).min(Self::SLOW_MS_MAX);
+            let slow_for_ms = (took_ms * Self::SLOW_FACTOR).clamp(self.slow_ms_min, Self::SLOW_MS_MAX);
             self.slow_until_ms.fetch_max(ended.plus_ms(slow_for_ms).0, Ordering::Relaxed);
         }
     }
@@ -274,6 +282,9 @@ mod tests {
         pressure.note_write(MonoMs(10), MonoMs(20), Some(true));
         assert!(pressure.is_slow(MonoMs(119)));
         assert!(!pressure.is_slow(MonoMs(120)));
+        let of_flushes = DirPressure::of_flushes();
+        of_flushes.note_write(MonoMs(10), MonoMs(20), Some(true));
+        assert!(of_flushes.is_slow(MonoMs(1_019)) && !of_flushes.is_slow(MonoMs(1_020)));
         pressure.note_write(MonoMs(1_000), MonoMs(61_000), Some(true));
         pressure.note_write(MonoMs(61_000), MonoMs(61_005), Some(true));
         assert!(pressure.is_slow(MonoMs(61_999)), "a short stall does not end what a long one began");
