@@ -1,8 +1,8 @@
 //! What the requests of groups share: who asks, and how a group's coordinator is asked.
 
-use klamm_cluster::features::GROUP_VERSION;
 use std::sync::Arc;
 
+use klamm_cluster::features::GROUP_VERSION;
 use klamm_coordinator::group::{Client, GroupCommand, GroupReply};
 use klamm_protocol::error_code::ErrorCode;
 

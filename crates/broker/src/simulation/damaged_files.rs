@@ -111,3 +111,25 @@ fn no_small_file_is_needed_to_find_what_was_acknowledged() {
     // A snapshot and the mark are a clean stop's.
     assert!(damaged >= 6 * FILES.len(), "{damaged}");
 }
+
+/// Where no log start ever moves, nothing else would write it again, and every start would complain.
+#[test]
+fn log_starts_that_could_not_be_read_are_written_again() {
+    let file = path("log-start-offset-checkpoint");
+    let disk = Arc::new(MemoryDisk::default());
+    for run in 0..2 {
+        sim::run_on(run, disk.clone(), |host| async move {
+            let running = start(&host).await;
+            let mut client = Client::connect(&host, &running);
+            if run == 0 {
+                client.create_topic("t", 1).await;
+            }
+            base_offset(&client.call(&produce_request("t", 0, batch(&["a"])), 9).await);
+            drop(client);
+            assert!(running.stop().await);
+        });
+        let written = disk.read_file(&file, 1_000).expect("written at the stop");
+        assert!(written.starts_with(b"0\n"), "run {run}: {written:?}");
+        disk.tamper(&file, |bytes| bytes.fill(0xa5)).expect("it is there");
+    }
+}

@@ -162,9 +162,9 @@ impl DiskFile for RealFile {
     fn read_at_now(&self, buf: &mut [u8], position: u64) -> io::Result<usize> {
         use rustix::io::{Errno, ReadWriteFlags, preadv2};
         match preadv2(&self.0, &mut [io::IoSliceMut::new(buf)], position, ReadWriteFlags::NOWAIT) {
-            // The file system has no such reads.
-            Err(Errno::OPNOTSUPP) => self.0.read_at(buf, position),
-            // XFS says the same while somebody writes to the file: that is soon over.
+            // The file system, or an old kernel or a sandbox, has no such reads.
+            Err(Errno::OPNOTSUPP | Errno::NOSYS) => self.0.read_at(buf, position),
+            // XFS says the same while somebody writes to the file, and then this waits for the writer.
             Err(Errno::AGAIN) if self.residency(position, buf.len() as u64) == Residency::Hot => {
                 self.0.read_at(buf, position)
             }
