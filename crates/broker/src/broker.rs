@@ -22,6 +22,7 @@ use crate::config::BrokerConfig;
 use crate::coordinator::BrokerCoordinators;
 use crate::directory_move;
 use crate::directory_watch;
+use crate::fetch::rooms::Rooms;
 use crate::fetch::session::FetchSessions;
 use crate::flusher::checkpoints;
 use crate::host::{Host, Listener, Pool};
@@ -56,6 +57,7 @@ pub struct Broker<H: Host> {
     pub(crate) controller: ControllerHandle,
     pub(crate) producer_ids: ProducerIds,
     pub(crate) fetch_sessions: FetchSessions,
+    pub(crate) rooms: Arc<Rooms>,
     pub(crate) memory: Arc<MemoryBudget>,
     pub(crate) limits: Arc<ConnectionLimits>,
     pub(crate) metrics: Metrics,
@@ -104,6 +106,7 @@ impl<H: Host> Broker<H> {
             layers,
             controller,
             producer_ids,
+            rooms: Arc::default(),
             fetch_sessions: FetchSessions::new(count_of(config.max_incremental_fetch_session_cache_slots)),
             memory: MemoryBudget::new(usize::try_from(config.queued_max_request_bytes).unwrap_or(usize::MAX)),
             limits: Arc::default(),

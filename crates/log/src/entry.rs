@@ -12,7 +12,7 @@ use crc_fast::{CrcAlgorithm, Digest};
 use klamm_protocol::ids::Offset;
 use klamm_protocol::records::{BATCH_HEADER_BYTES, BatchHeader};
 
-use crate::disk::{DiskFile, read_full_at};
+use crate::disk::{ReadAt, read_full_at};
 use crate::error::{LogError, ReadError};
 use crate::limits::OFFSET_MAX;
 use crate::quarantine::Ranges;
@@ -200,20 +200,32 @@ impl WalkError {
 
 /// Steps from entry to entry between a position and a limit.
 pub(crate) struct Walk<'a> {
-    file: &'a dyn DiskFile,
+    file: &'a dyn ReadAt,
     buffer: &'a mut [u8],
-    /// The file's bytes from here are in `buffer[..buffered]`.
-    buffer_position: u64,
+    /// The file's bytes from here are those of [`Walk::window`].
+    window_position: u64,
+    /// In the buffer.
     buffered: usize,
+    /// Where the file lies in memory the window is that instead of the buffer.
+    held: Option<&'a [u8]>,
     position: u64,
     limit: u64,
     skipped: Option<Ranges>,
 }
 
 impl<'a> Walk<'a> {
-    pub(crate) fn new(file: &'a dyn DiskFile, position: u64, limit: u64, buffer: &'a mut [u8]) -> Self {
+    pub(crate) fn new(file: &'a dyn ReadAt, position: u64, limit: u64, buffer: &'a mut [u8]) -> Self {
         assert!(buffer.len() >= BATCH_HEADER_BYTES);
-        Self { file, buffer, buffer_position: position, buffered: 0, position, limit, skipped: None }
+        Self {
+            file,
+            buffer,
+            window_position: position,
+            buffered: 0,
+            held: None,
+            position,
+            limit,
+            skipped: None,
+        }
     }
 
     /// Steps over what is quarantined.
@@ -225,6 +237,11 @@ impl<'a> Walk<'a> {
     /// Goes on at a later position.
     pub(crate) fn jump_to(&mut self, position: u32) {
         self.position = u64::from(position);
+    }
+
+    /// Where the next entry begins.
+    pub(crate) fn position(&self) -> u64 {
+        self.position
     }
 
     /// The next entry; `None` at the limit.
@@ -239,15 +256,18 @@ impl<'a> Walk<'a> {
         }
         let available = self.limit - self.position;
         let wanted = available.min(BATCH_HEADER_BYTES as u64) as usize;
-        let mut start = self.position - self.buffer_position;
-        if start.saturating_add(wanted as u64) > self.buffered as u64 {
+        let mut start = self.position - self.window_position;
+        if start.saturating_add(wanted as u64) > self.window().len() as u64 {
             let len = available.min(self.buffer.len() as u64) as usize;
-            self.buffer_position = self.position;
-            self.buffered = read_full_at(self.file, &mut self.buffer[..len], self.position)
-                .map_err(|source| WalkError::Io { position: self.position, source })?;
+            self.window_position = self.position;
+            self.held = self.file.held_from(self.position).filter(|held| held.len() >= wanted);
+            if self.held.is_none() {
+                self.buffered = read_full_at(self.file, &mut self.buffer[..len], self.position)
+                    .map_err(|source| WalkError::Io { position: self.position, source })?;
+            }
             start = 0;
         }
-        let bytes = &self.buffer[start as usize..self.buffered];
+        let bytes = &self.window()[start as usize..];
         let entry = Entry::parse(bytes, self.position, available)?;
         self.position = u64::from(entry.end());
         Ok(Some(entry))
@@ -255,8 +275,12 @@ impl<'a> Walk<'a> {
 
     /// The bytes of the entry that `next` gave last, if the buffer happens to hold them all.
     pub(crate) fn buffered_bytes(&self, entry: &Entry) -> Option<&[u8]> {
-        let start = usize::try_from(u64::from(entry.position).checked_sub(self.buffer_position)?).ok()?;
-        self.buffer[..self.buffered].get(start..start + entry.size_bytes as usize)
+        let start = usize::try_from(u64::from(entry.position).checked_sub(self.window_position)?).ok()?;
+        self.window().get(start..start + entry.size_bytes as usize)
+    }
+
+    fn window(&self) -> &[u8] {
+        self.held.unwrap_or(&self.buffer[..self.buffered])
     }
 
     /// True if the checksum of the entry that `next` gave last is right.
@@ -267,7 +291,7 @@ impl<'a> Walk<'a> {
         }
     }
 
-    pub(crate) fn file(&self) -> &'a dyn DiskFile {
+    pub(crate) fn file(&self) -> &'a dyn ReadAt {
         self.file
     }
 
@@ -278,7 +302,7 @@ impl<'a> Walk<'a> {
 }
 
 /// True if an entry's checksum is right; reads all of it, a piece at a time.
-pub(crate) fn is_intact(file: &dyn DiskFile, entry: &Entry) -> io::Result<bool> {
+pub(crate) fn is_intact(file: &dyn ReadAt, entry: &Entry) -> io::Result<bool> {
     let end = u64::from(entry.end());
     let mut position = u64::from(entry.position) + entry.crc_start();
     let mut crc = entry.digest();

@@ -42,6 +42,7 @@ mod files;
 mod index;
 mod lazy_file;
 mod leader_epochs;
+mod past_cache;
 mod quarantine;
 mod segment;
 mod transaction_index;
@@ -64,6 +65,7 @@ pub use limits::{Limits, LogPosition};
 pub use log::Log;
 pub use marker::end_marker;
 pub use open::{CorruptPlace, OpenLog, RecoveryReport, Tail, Truncation};
+pub use past_cache::Room;
 pub use plan::{AppendContext, AppendOrigin, BatchPlaced, Plan, trusted_batch};
 pub use producer::{
     BatchMetadata, EndMarker, ProducerEntry, ProducerState, TransactionClaim, UnstableTransaction,
@@ -76,5 +78,5 @@ pub use segment::{FileRegion, Segment, SegmentFile};
 pub use tail::{Kind as TailKind, examine as examine_tail};
 pub use timestamps::TimestampOffset;
 pub use transaction_index::AbortedTransaction;
-pub use verify::Corruption;
+pub use verify::{CheckedRead, Corruption};
 pub use view::{PartitionView, Segments};

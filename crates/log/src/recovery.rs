@@ -15,7 +15,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use crate::active::ActiveSegment;
-use crate::disk::{DiskFile, OpenMode};
+use crate::disk::{OpenMode, ReadAt};
 use crate::entry::{Entry, SCAN_BUFFER_BYTES, Walk, WalkError, is_intact};
 use crate::error::LogError;
 use crate::files::{self, INDEX, LEADER_EPOCH_CHECKPOINT, LOG, TIME_INDEX, TXN_INDEX};
@@ -477,7 +477,7 @@ impl<'a> Recovery<'a> {
     fn trusted_indexes(
         &mut self,
         base: Offset,
-        file: &dyn DiskFile,
+        file: &dyn ReadAt,
         len: u64,
         trust: Offset,
     ) -> Result<(Vec<OffsetEntry>, Vec<TimeEntry>, bool), LogError> {
@@ -553,7 +553,7 @@ fn flush(segment: &Segment) -> Result<(), LogError> {
     file.get().and_then(|open| open.sync_data()).map_err(LogError::io("flush", file.path()))
 }
 
-fn entry_at(file: &dyn DiskFile, position: u32, len: u64) -> Option<Entry> {
+fn entry_at(file: &dyn ReadAt, position: u32, len: u64) -> Option<Entry> {
     let mut buffer = [0; 64];
     Walk::new(file, u64::from(position), len, &mut buffer).next().ok().flatten()
 }

@@ -80,7 +80,8 @@ fn quarantine(
     if let Some(segment) = segments.iter().find(|segment| segment.file().path() == path) {
         let at = u32::try_from(*position).unwrap_or(u32::MAX - 1);
         let range = if is_wide { 0..segment.size_bytes() } else { at..at + 1 };
-        view.inspect(segment.base_offset(), &range, &mut found).map_err(|error| read_failed(error, path))?;
+        view.inspect(segment.file(), segment.base_offset(), &range, None, &mut found)
+            .map_err(|error| read_failed(error, path))?;
     }
     if found.is_empty() {
         return Err(error);

@@ -13,12 +13,12 @@ use std::io;
 use std::os::fd::BorrowedFd;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicI64, AtomicU32, Ordering};
+use std::sync::atomic::{AtomicI64, AtomicU32, AtomicU64, Ordering};
 
 use klamm_protocol::ids::Offset;
 
 use crate::checked::{CheckedUnits, units_of};
-use crate::disk::{Disk, DiskFile, OpenMode, Patience, Patient, Residency};
+use crate::disk::{Disk, DiskFile, OpenMode, Patience, Patient, ReadAt, Residency};
 use crate::entry::{Entry, LOOKUP_BUFFER_BYTES, SCAN_BUFFER_BYTES, Walk, WalkError};
 use crate::files;
 use crate::index::{IndexFile, OffsetIndex, TimeEntry, TimeIndex};
@@ -34,6 +34,8 @@ pub struct SegmentFile {
     file: LazyFile,
     pub(crate) checked: CheckedUnits,
     pub(crate) quarantine: Quarantine,
+    /// How many bytes of it were asked for while they lay cold.
+    cold_bytes: AtomicU64,
 }
 
 /// A range of one segment's file: whole batches from its start; the last may be cut.
@@ -87,7 +89,7 @@ impl SegmentFile {
     }
 
     fn with(file: LazyFile, checked: CheckedUnits) -> Self {
-        Self { file, checked, quarantine: Quarantine::default() }
+        Self { file, checked, quarantine: Quarantine::default(), cold_bytes: AtomicU64::new(0) }
     }
 
     /// Its name when it was published; it may have another since.
@@ -110,6 +112,11 @@ impl SegmentFile {
     /// The open file; `WouldBlock` if it must be opened and the reader may not wait.
     pub(crate) fn get_as(&self, patience: Patience) -> io::Result<Arc<dyn DiskFile>> {
         self.file.get_as(patience)
+    }
+
+    /// So many bytes are read cold; gives how many were before.
+    pub(crate) fn count_cold(&self, bytes: u64) -> u64 {
+        self.cold_bytes.fetch_add(bytes, Ordering::Relaxed)
     }
 
     /// Closes the file until somebody needs it; only if it is not dirty.
@@ -340,7 +347,7 @@ impl Segment {
     /// A walk that steps over what is quarantined.
     pub(crate) fn walk<'a>(
         &self,
-        file: &'a dyn DiskFile,
+        file: &'a dyn ReadAt,
         start: u32,
         limit: u32,
         buffer: &'a mut [u8],

@@ -11,7 +11,7 @@ use std::path::Path;
 use klamm_protocol::ids::Offset;
 use klamm_protocol::records::BATCH_HEADER_BYTES;
 
-use crate::disk::{Disk, DiskFile, OpenMode, read_full_at, write_all_at};
+use crate::disk::{Disk, OpenMode, ReadAt, read_full_at, write_all_at};
 use crate::entry::{Entry, is_intact};
 
 const CHUNK_BYTES: usize = 1 << 20;
@@ -31,7 +31,7 @@ pub enum Kind {
 
 /// Looks through the bytes from `position` to `len`, where a batch with an offset of at
 /// least `expected` should begin but does not.
-pub fn examine(file: &dyn DiskFile, position: u64, len: u64, expected: Offset) -> io::Result<Kind> {
+pub fn examine(file: &dyn ReadAt, position: u64, len: u64, expected: Offset) -> io::Result<Kind> {
     let (is_zero, found) = look_through(file, position, len, expected)?;
     Ok(match found {
         Some(_) => Kind::ValidBehind,
@@ -41,7 +41,7 @@ pub fn examine(file: &dyn DiskFile, position: u64, len: u64, expected: Offset) -
 }
 
 /// True if there is nothing but zeros from `position` to `len`.
-pub(crate) fn is_zero(file: &dyn DiskFile, position: u64, len: u64) -> io::Result<bool> {
+pub(crate) fn is_zero(file: &dyn ReadAt, position: u64, len: u64) -> io::Result<bool> {
     let mut chunk = vec![0; CHUNK_BYTES];
     let mut at = position;
     while at < len {
@@ -57,7 +57,7 @@ pub(crate) fn is_zero(file: &dyn DiskFile, position: u64, len: u64) -> io::Resul
 
 /// The first valid batch behind `position`, with an offset of at least `expected`.
 pub(crate) fn next_valid(
-    file: &dyn DiskFile,
+    file: &dyn ReadAt,
     position: u64,
     len: u64,
     expected: Offset,
@@ -67,7 +67,7 @@ pub(crate) fn next_valid(
 
 /// Whether all up to the valid batch that was found is zero, and that batch.
 fn look_through(
-    file: &dyn DiskFile,
+    file: &dyn ReadAt,
     position: u64,
     len: u64,
     expected: Offset,
@@ -99,13 +99,7 @@ fn look_through(
 }
 
 /// Copies the bytes from `position` to `len` into a file of their own, durably.
-pub(crate) fn copy(
-    disk: &dyn Disk,
-    file: &dyn DiskFile,
-    position: u64,
-    len: u64,
-    to: &Path,
-) -> io::Result<()> {
+pub(crate) fn copy(disk: &dyn Disk, file: &dyn ReadAt, position: u64, len: u64, to: &Path) -> io::Result<()> {
     let target = disk.open(to, OpenMode::CreateNew)?;
     let mut chunk = vec![0; CHUNK_BYTES];
     let mut at = position;
@@ -133,7 +127,7 @@ fn begins_batch(bytes: &[u8]) -> bool {
 
 /// The batch that begins at a position, if one does.
 pub(crate) fn valid_at(
-    file: &dyn DiskFile,
+    file: &dyn ReadAt,
     position: u64,
     len: u64,
     expected: Offset,

@@ -18,13 +18,14 @@ use std::sync::Arc;
 use klamm_protocol::ids::Offset;
 
 use crate::checked::{UNIT_BYTES, units_of};
-use crate::disk::{Patience, Patient};
-use crate::entry::{Entry, Walk, WalkError};
+use crate::disk::{Patience, Patient, ReadAt};
+use crate::entry::{Entry, LOOKUP_BUFFER_BYTES, Walk, WalkError};
 use crate::error::ReadError;
 use crate::leader_epochs::LeaderEpochs;
 use crate::limits::LogPosition;
+use crate::past_cache::{self, Held, Over, Placed, Room};
 use crate::quarantine::Quarantined;
-use crate::segment::{FileRegion, Segment};
+use crate::segment::{FileRegion, Segment, SegmentFile};
 use crate::tail;
 use crate::view::{PartitionView, io_error, limit_in};
 
@@ -42,12 +43,23 @@ pub struct Corruption {
     pub range: Quarantined,
 }
 
+/// A region whose bytes were read and checked.
+#[derive(Debug)]
+pub struct CheckedRead {
+    /// Where it lies in its file.
+    pub region: FileRegion,
+    /// Where in the reader's [`Room`], if it was read past the page cache.
+    pub place: Option<Range<usize>>,
+}
+
 /// What a segment's batches are held against.
 struct Bounds<'a> {
     /// Behind the last whole batch.
     limit: u32,
     /// The offset that follows there.
     behind: Offset,
+    /// The segment that grows.
+    end_segment: Offset,
     epochs: &'a LeaderEpochs,
 }
 
@@ -74,7 +86,7 @@ impl PartitionView {
         let units = units_of(start, end);
         let is_good = self.with_segment(region.segment_base, |segment, bounds| {
             Arc::ptr_eq(segment.file(), &region.file)
-                && verify(segment, &units, bounds, Depth::UncheckedInMemory).is_ok_and(|()| {
+                && verify(segment, &bytes_of(&units), bounds, Depth::UncheckedInMemory).is_ok_and(|()| {
                     region.file.checked.set(units.clone());
                     true
                 })
@@ -96,35 +108,79 @@ impl PartitionView {
         at_least_one: bool,
         found: &mut Vec<Corruption>,
     ) -> Result<Option<FileRegion>, ReadError> {
+        let read = self.read_inspected(from, up_to, max_bytes, at_least_one, None, found)?;
+        Ok(read.map(|read| read.region))
+    }
+
+    /// As [`PartitionView::read_checked`], with the bytes of a cold region read into `room`, past the
+    /// page cache, where that can be. A region that could be longer ends where the room does.
+    ///
+    /// # Errors
+    /// As [`PartitionView::read_checked`].
+    pub fn read_into(
+        &self,
+        from: Offset,
+        up_to: LogPosition,
+        max_bytes: u32,
+        at_least_one: bool,
+        room: &mut Room,
+        found: &mut Vec<Corruption>,
+    ) -> Result<Option<CheckedRead>, ReadError> {
+        self.read_inspected(from, up_to, max_bytes, at_least_one, Some(room), found)
+    }
+
+    fn read_inspected(
+        &self,
+        from: Offset,
+        up_to: LogPosition,
+        max_bytes: u32,
+        at_least_one: bool,
+        mut room: Option<&mut Room>,
+        found: &mut Vec<Corruption>,
+    ) -> Result<Option<CheckedRead>, ReadError> {
         let mut rounds = 0;
+        let max_bytes = room.as_ref().map_or(max_bytes, |room| max_bytes.min(room.region_bytes_max()));
         loop {
             rounds += 1;
             let read = self.read(from, up_to, max_bytes, at_least_one);
-            let (segment_base, range) = match &read {
+            let mut placed = None;
+            let (file, segment_base, range) = match &read {
                 Ok(Some(region)) => {
+                    if let Some(room) = room.as_deref_mut() {
+                        placed = self.place(region, room);
+                    }
                     let (start, end) = region.looked_at();
-                    (region.segment_base, start..end)
+                    (Arc::clone(&region.file), region.segment_base, start..end)
                 }
                 // No batch begins where one should: somewhere before it something is wrong.
                 Err(ReadError::Corrupt { path, position, .. }) => {
                     let at = u32::try_from(*position).unwrap_or(u32::MAX - 1);
                     let (_, segments) = self.consistent();
                     match segments.iter().find(|segment| segment.file().path() == path) {
-                        Some(segment) => (segment.base_offset(), at..at + 1),
-                        None => return read,
+                        Some(segment) => (Arc::clone(segment.file()), segment.base_offset(), at..at + 1),
+                        None => return read.map(|_| None),
                     }
                 }
-                _ => return read,
+                _ => return read.map(|_| None),
             };
             let found_before = found.len();
-            let was_current = self.inspect(segment_base, &range, found)?;
+            let held = placed.as_ref().zip(room.as_deref()).map(|(placed, room)| placed.held(room));
+            let was_current = self.inspect(&file, segment_base, &range, held, found)?;
             if was_current && found.len() == found_before {
-                return read;
+                let place = placed.map(|placed| placed.region);
+                return read.map(|region| region.map(|region| CheckedRead { region, place }));
             }
             if rounds == ROUNDS_MAX {
                 return Err(ReadError::Truncated { offset: from });
             }
         }
+    }
+
+    fn place(&self, region: &FileRegion, room: &mut Room) -> Option<Placed> {
+        self.with_segment(region.segment_base, |segment, bounds| {
+            let grows = segment.base_offset() == bounds.end_segment;
+            if grows { None } else { past_cache::place(segment, region, room) }
+        })?
     }
 
     /// Checks a whole segment and tells what of it must not be copied: for compaction, moves
@@ -137,22 +193,32 @@ impl PartitionView {
         segment: &Segment,
         found: &mut Vec<Corruption>,
     ) -> Result<Vec<Quarantined>, ReadError> {
-        let _ = self.inspect(segment.base_offset(), &(0..segment.size_bytes()), found)?;
+        let _ =
+            self.inspect(segment.file(), segment.base_offset(), &(0..segment.size_bytes()), None, found)?;
         Ok(segment.file().quarantined())
     }
 
-    /// Checks a range and quarantines what is bad in it. False if the segment went meanwhile.
+    /// Checks a range and quarantines what is bad in it. False if the segment with this file went meanwhile.
     pub(crate) fn inspect(
         &self,
+        file: &Arc<SegmentFile>,
         segment_base: Offset,
         range: &Range<u32>,
+        held: Option<Held<'_>>,
         found: &mut Vec<Corruption>,
     ) -> Result<bool, ReadError> {
         let units = units_of(range.start, range.end);
+        let (range, depth) = match held {
+            Some(held) => (range.clone(), Depth::Held(held)),
+            None => (bytes_of(&units), Depth::All),
+        };
         let inspected = self.with_segment(segment_base, |segment, bounds| {
+            if !Arc::ptr_eq(segment.file(), file) {
+                return Ok(false);
+            }
             loop {
                 let failed = |source| io_error(segment, source);
-                match verify(segment, &units, bounds, Depth::All) {
+                match verify(segment, &range, bounds, depth) {
                     Ok(()) => break,
                     Err(Failure::Io(source)) => return Err(failed(source)),
                     Err(Failure::Fault(fault)) => {
@@ -168,7 +234,10 @@ impl PartitionView {
                     }
                 }
             }
-            segment.file().checked.set(units.clone());
+            // What was held is not what the page cache will have.
+            if held.is_none() {
+                segment.file().checked.set(units.clone());
+            }
             Ok(true)
         });
         inspected.unwrap_or(Ok(false))
@@ -183,32 +252,51 @@ impl PartitionView {
             _ => limits.end.offset,
         };
         let epochs = self.leader_epochs();
-        Some(look(segment, &Bounds { limit: limit_in(segment, limits.end), behind, epochs: &epochs }))
+        let (limit, end_segment) = (limit_in(segment, limits.end), limits.end.segment_base);
+        Some(look(segment, &Bounds { limit, behind, end_segment, epochs: &epochs }))
     }
 }
 
 /// How much is looked at.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Depth {
+#[derive(Clone, Copy)]
+enum Depth<'a> {
     /// Every batch, wherever it lies.
     All,
     /// Batches of units that are not known to be good; what does not lie in memory is a failure.
     UncheckedInMemory,
+    /// Every batch that ends in the range, in bytes that were read already.
+    Held(Held<'a>),
 }
 
-impl Depth {
+impl<'a> Depth<'a> {
     fn patience(self) -> Patience {
         match self {
-            Self::All => Patience::Waits,
+            Self::All | Self::Held(_) => Patience::Waits,
             Self::UncheckedInMemory => Patience::OnlyMemory,
+        }
+    }
+
+    fn over(self, file: &'a dyn ReadAt) -> Over<'a> {
+        match self {
+            Self::Held(held) => held.over(file),
+            Self::All | Self::UncheckedInMemory => Held::default().over(file),
         }
     }
 }
 
-/// Checks the batches that touch one of `units`.
-fn verify(segment: &Segment, units: &Range<u32>, bounds: &Bounds<'_>, depth: Depth) -> Result<(), Failure> {
-    let begin = units.start.saturating_mul(UNIT_BYTES);
-    let end = units.end.saturating_mul(UNIT_BYTES).min(bounds.limit);
+/// The bytes of these units.
+fn bytes_of(units: &Range<u32>) -> Range<u32> {
+    units.start.saturating_mul(UNIT_BYTES)..units.end.saturating_mul(UNIT_BYTES)
+}
+
+/// Checks the batches that touch `range`.
+fn verify(
+    segment: &Segment,
+    range: &Range<u32>,
+    bounds: &Bounds<'_>,
+    depth: Depth<'_>,
+) -> Result<(), Failure> {
+    let (begin, end) = (range.start, range.end.min(bounds.limit));
     let ranges = segment.file().quarantine.ranges().unwrap_or_default();
     let before = ranges.iter().rev().find(|range| range.position <= begin);
     let (mut at, mut expected) = anchor(segment, begin, before, bounds, depth).map_err(Failure::Io)?;
@@ -218,11 +306,11 @@ fn verify(segment: &Segment, units: &Range<u32>, bounds: &Bounds<'_>, depth: Dep
             next.map_or((bounds.limit, bounds.behind), |range| (range.position, range.offset));
         let span = Span { at, expected, limit, behind, end };
         verify_span(segment, &span, bounds.epochs, depth, |entry| {
-            let touched = units_of(entry.position, entry.end());
-            let mut inner = touched.start.max(units.start)..touched.end.min(units.end);
+            let touched = entry.position.max(begin)..entry.end().min(end);
             match depth {
-                Depth::All => !inner.is_empty(),
-                Depth::UncheckedInMemory => inner.any(|unit| !segment.file().checked.has(unit)),
+                Depth::All => !touched.is_empty(),
+                Depth::UncheckedInMemory => !segment.file().checked.covers(touched.start, touched.end),
+                Depth::Held(_) => !touched.is_empty() && entry.end() <= end,
             }
         })?;
         let Some(next) = next else { break };
@@ -237,7 +325,7 @@ fn anchor(
     begin: u32,
     before: Option<&Quarantined>,
     bounds: &Bounds<'_>,
-    depth: Depth,
+    depth: Depth<'_>,
 ) -> io::Result<(u32, Offset)> {
     let sure = before.map_or((0, segment.base_offset()), |range| (range.end_position, range.end_offset));
     let patience = depth.patience();
@@ -247,7 +335,8 @@ fn anchor(
     }
     let mut buffer = [0; 64];
     let file = segment.file().get_as(patience)?;
-    let file = Patient(&*file, patience);
+    let patient = Patient(&*file, patience);
+    let file = depth.over(&patient);
     let mut walk = Walk::new(&file, u64::from(proposed.position), u64::from(bounds.limit), &mut buffer);
     let last_offset = segment.base_offset().0 + i64::from(proposed.relative_offset);
     Ok(match walk.next() {
@@ -273,13 +362,15 @@ fn verify_span(
     segment: &Segment,
     span: &Span,
     epochs: &LeaderEpochs,
-    depth: Depth,
+    depth: Depth<'_>,
     must_check: impl Fn(&Entry) -> bool,
 ) -> Result<(), Failure> {
     let file = segment.file().get_as(depth.patience()).map_err(Failure::Io)?;
-    let file = Patient(&*file, depth.patience());
+    let patient = Patient(&*file, depth.patience());
+    let file = depth.over(&patient);
     let len = (span.limit - span.at).min(span.end.saturating_sub(span.at).saturating_add(64)) as usize;
-    let mut buffer = vec![0; len.clamp(64, BUFFER_BYTES)];
+    let is_held = file.held_from(u64::from(span.at)).is_some();
+    let mut buffer = vec![0; if is_held { LOOKUP_BUFFER_BYTES } else { len.clamp(64, BUFFER_BYTES) }];
     let mut walk = Walk::new(&file, u64::from(span.at), u64::from(span.limit), &mut buffer);
     let mut expected = span.expected;
     // The last batch, if a gap lies before it, and the offset that was expected in its place.
@@ -287,7 +378,7 @@ fn verify_span(
     let out_of_order = |entry: &Entry, expected: Offset| {
         fault(entry, expected, format!("offset {} where {expected} must follow", entry.base_offset))
     };
-    loop {
+    while behind_gap.is_some() || walk.position() < u64::from(span.end) {
         let entry = match walk.next() {
             Ok(Some(entry)) => entry,
             Ok(None) => {
@@ -340,6 +431,7 @@ fn verify_span(
         }
         expected = entry.next_offset();
     }
+    Ok(())
 }
 
 fn fault(entry: &Entry, expected: Offset, cause: String) -> Failure {

@@ -8,7 +8,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use klamm_log::disk::{
-    DirectoryEntry, Disk, DiskFile, DiskLock, FileSystem, MemoryDisk, Metadata, OpenMode, Residency,
+    DirectoryEntry, Disk, DiskFile, DiskLock, FileSystem, MemoryDisk, Metadata, OpenMode, ReadAt, Residency,
 };
 
 /// Which promise is broken.
@@ -128,13 +128,19 @@ impl Disk for Saboteur {
     }
 }
 
-impl DiskFile for SaboteurFile {
+impl ReadAt for SaboteurFile {
     fn read_at(&self, buf: &mut [u8], position: u64) -> io::Result<usize> {
         self.file.read_at(buf, position)
     }
+}
 
+impl DiskFile for SaboteurFile {
     fn read_at_now(&self, buf: &mut [u8], position: u64) -> io::Result<usize> {
         self.file.read_at_now(buf, position)
+    }
+
+    fn read_past_cache(&self, buf: &mut [u8], position: u64) -> io::Result<usize> {
+        self.file.read_past_cache(buf, position)
     }
 
     fn write_vectored_at(&self, slices: &[IoSlice<'_>], position: u64) -> io::Result<usize> {

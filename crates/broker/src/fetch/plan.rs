@@ -12,11 +12,13 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use bytes::Bytes;
 use klamm_log::disk::{Patience, Residency};
-use klamm_log::{Corruption, EpochEnd, FileRegion, Limits, LogPosition, ReadError};
+use klamm_log::{CheckedRead, Corruption, EpochEnd, FileRegion, Limits, LogPosition, ReadError};
 use klamm_protocol::error_code::ErrorCode;
 use klamm_protocol::ids::{LeaderEpoch, Offset};
 
+use super::rooms::{ROOMS_PER_REQUEST_MAX, Rooms};
 use super::session::{FetchKey, FetchWanted};
 use crate::partition::Partition;
 use crate::partition::registry::{Missing, TopicIndex};
@@ -57,6 +59,8 @@ pub(crate) struct PartitionRead {
     pub(crate) error: ErrorCode,
     pub(crate) limits: Option<Limits>,
     pub(crate) region: Option<FileRegion>,
+    /// What the region holds, if it was read past the page cache.
+    pub(crate) bytes: Option<Bytes>,
     /// (producer id, first offset), for read committed.
     pub(crate) aborted: Option<Vec<(i64, i64)>>,
     pub(crate) diverging: Option<EpochEnd>,
@@ -168,9 +172,12 @@ pub(crate) fn read_all(
     result
 }
 
-/// Reads what [`read_all`] left over, checks all of it, and tells the log of what is corrupt. Blocks.
-pub(crate) fn read_from_disk(left: &[FromDisk]) -> Vec<(usize, PartitionRead)> {
+/// Reads what [`read_all`] left over, into `rooms` what lies cold, checks all of it, and tells the log of what
+/// is corrupt. Blocks.
+pub(crate) fn read_from_disk(rooms: &Arc<Rooms>, left: &[FromDisk]) -> Vec<(usize, PartitionRead)> {
+    let mut rooms_left = ROOMS_PER_REQUEST_MAX;
     let read = |one: &FromDisk| {
+        let mut bytes = None;
         let (mut found, mut repaired) = (Vec::new(), Vec::new());
         let read = read_one(
             &one.partition,
@@ -178,8 +185,17 @@ pub(crate) fn read_from_disk(left: &[FromDisk]) -> Vec<(usize, PartitionRead)> {
             one.isolation,
             one.bytes_left,
             one.at_least_one,
-            |partition, from, up_to, bytes_max, at_least_one| {
-                partition.view.read_checked(from, up_to, bytes_max, at_least_one, &mut found)
+            |Partition { view, .. }, from, up_to, bytes_max, at_least_one| {
+                let lent = if rooms_left > 0 { rooms.lend() } else { None };
+                let Some(mut lent) = lent else {
+                    return view.read_checked(from, up_to, bytes_max, at_least_one, &mut found);
+                };
+                let read = view.read_into(from, up_to, bytes_max, at_least_one, lent.room(), &mut found)?;
+                Ok(read.map(|CheckedRead { region, place }| {
+                    rooms_left -= usize::from(place.is_some());
+                    bytes = place.map(|place| lent.into_bytes(place));
+                    region
+                }))
             },
             Some(&mut repaired),
         );
@@ -188,7 +204,8 @@ pub(crate) fn read_from_disk(left: &[FromDisk]) -> Vec<(usize, PartitionRead)> {
             tracing::warn!(path = %path.display(), "aborted transactions were not listed: listed anew");
         }
         // Looked for and not found: as unreadable as before.
-        let read = read.unwrap_or_else(|MustLook { .. }| failed(ErrorCode::KafkaStorageError, None));
+        let mut read = read.unwrap_or_else(|MustLook { .. }| failed(ErrorCode::KafkaStorageError, None));
+        read.bytes = bytes.filter(|_| read.region.is_some());
         (one.place, read)
     };
     left.iter().map(read).collect()
@@ -236,6 +253,7 @@ fn read_one(
         error: ErrorCode::None,
         limits: Some(limits),
         region: None,
+        bytes: None,
         aborted: (isolation == Isolation::ReadCommitted).then(Vec::new),
         diverging: None,
     };
@@ -299,7 +317,7 @@ pub(crate) fn check_leader_epoch(partition: &Partition, current_leader_epoch: i3
 }
 
 fn failed(error: ErrorCode, limits: Option<Limits>) -> PartitionRead {
-    PartitionRead { error, limits, region: None, aborted: None, diverging: None }
+    PartitionRead { error, limits, region: None, bytes: None, aborted: None, diverging: None }
 }
 
 /// True if the region may be answered as it is: in memory, and checked.

@@ -93,6 +93,7 @@ impl Fetch {
                 error: ErrorCode::NotLeaderOrFollower,
                 limits: None,
                 region: None,
+                bytes: None,
                 aborted: None,
                 diverging: None,
             };
@@ -145,7 +146,8 @@ impl Fetch {
         }
         let left = std::mem::take(&mut result.from_disk);
         if !left.is_empty() {
-            let read = broker.host.offload(Pool::ColdRead, move || plan::read_from_disk(&left)).await;
+            let rooms = broker.rooms.clone();
+            let read = broker.host.offload(Pool::ColdRead, move || plan::read_from_disk(&rooms, &left)).await;
             for (place, read) in read {
                 result.partitions[place] = read;
             }
@@ -242,7 +244,7 @@ fn partition_data(key: &FetchKey, read: PartitionRead, regions: &mut VecDeque<Ou
     let mut error = read.error;
     let records = match read.region {
         None => Records::Inline(Bytes::new()),
-        Some(region) if region.len_bytes <= COPY_BYTES_MAX => match region.read() {
+        Some(region) if read.bytes.is_none() && region.len_bytes <= COPY_BYTES_MAX => match region.read() {
             Ok(copy) => Records::Inline(copy.into()),
             Err(failure) => {
                 tracing::error!(topic = %key.topic, partition = %key.partition, error = %failure, "cannot read");
@@ -252,7 +254,7 @@ fn partition_data(key: &FetchKey, read: PartitionRead, regions: &mut VecDeque<Ou
         },
         Some(region) => {
             let len_bytes = region.len_bytes;
-            regions.push_back(OutPart::File(region));
+            regions.push_back(read.bytes.map_or(OutPart::File(region), OutPart::Bytes));
             Records::External { len_bytes, tag: 0 }
         }
     };

@@ -105,7 +105,7 @@ fn send_once(stream: &tokio::net::TcpStream, queue: &OutQueue, bytes_max: usize)
         }
         Some(OutPart::Bytes(first)) => {
             let mut slices = [IoSlice::new(&[]); IO_SLICES_MAX];
-            slices[0] = IoSlice::new(first);
+            slices[0] = IoSlice::new(&first[..first.len().min(bytes_max)]);
             let mut used = 1;
             let mut is_followed_by_file = false;
             for part in parts {

@@ -23,7 +23,7 @@ use klamm_cluster::metadata_log::quorum_state::{QUORUM_STATE, QuorumForm, Quorum
 use klamm_cluster::record::MetadataRecord;
 use klamm_cluster::replay::Replay;
 use klamm_cluster::snapshot;
-use klamm_log::disk::{Disk, DiskFile, OpenMode, read_full_at};
+use klamm_log::disk::{Disk, OpenMode, ReadAt, read_full_at};
 use klamm_log::{TailKind, examine_tail};
 use klamm_protocol::ids::{LeaderEpoch, Offset};
 use klamm_protocol::records::ScanError;
@@ -170,7 +170,7 @@ impl Inspected {
     fn read_segment(
         &mut self,
         path: &Path,
-        file: &dyn DiskFile,
+        file: &dyn ReadAt,
         len: u64,
         next: &mut Offset,
     ) -> Result<Option<Fault>, MetadataError> {

@@ -3,6 +3,7 @@
 
 use std::path::Path;
 
+use klamm_log::disk::{OpenMode, Residency};
 use klamm_protocol::messages::create_topics::CreatableTopicConfig;
 
 use super::*;
@@ -12,11 +13,16 @@ const FETCH_VERSION: i16 = 11;
 
 /// Nine records in segments of two batches.
 async fn fill(host: SimHost) {
+    let values: Vec<String> = (0..9).map(|number| number.to_string()).collect();
+    fill_with(host, "150", &values).await;
+}
+
+async fn fill_with(host: SimHost, segment_bytes: &str, values: &[String]) {
     let running = start(&host).await;
     let mut client = Client::connect(&host, &running);
     let config = CreatableTopicConfig {
         name: "internal.segment.bytes".into(),
-        value: Some("150".into()),
+        value: Some(segment_bytes.to_owned().into()),
         ..Default::default()
     };
     let topic = CreatableTopic {
@@ -28,9 +34,8 @@ async fn fill(host: SimHost) {
     };
     let response = client.call(&CreateTopicsRequest { topics: vec![topic], ..Default::default() }, 5).await;
     assert_eq!(response.topics[0].error_code, 0);
-    for number in 0..9 {
-        let value = number.to_string();
-        base_offset(&client.call(&produce_request("t", 0, batch(&[&value])), 9).await);
+    for value in values {
+        base_offset(&client.call(&produce_request("t", 0, batch(&[value])), 9).await);
     }
     drop(client);
     assert!(running.stop().await);
@@ -91,4 +96,35 @@ fn no_worker_waits_for_a_cold_segment_and_a_hot_one_needs_no_other_thread() {
     };
     assert!(offloaded(" cold") >= 5, "{trace:#?}");
     assert_eq!(offloaded(" hot"), 0, "{trace:#?}");
+}
+
+#[test]
+fn what_is_read_of_an_old_segment_does_not_fill_the_page_cache() {
+    let disk = Arc::new(MemoryDisk::default());
+    // Longer than what a look for a batch brings into memory.
+    let values_of: Vec<String> = (0..9).map(|number| number.to_string().repeat(20_000)).collect();
+    let filled = values_of.clone();
+    sim::run_on(1, disk.clone(), |host| async move { fill_with(host, "50000", &filled).await });
+    let shared = disk.clone();
+    let (seen, _) = sim::run_on(2, disk, |host| async move {
+        let running = start(&host).await;
+        let mut client = Client::connect(&host, &running);
+        evict(&shared, ".log");
+        let seen = read_all(&mut client, 0).await;
+        drop(client);
+        assert!(running.stop().await);
+        let dir = Path::new("/data/t-0");
+        let mut cold_count = 0;
+        for entry in
+            shared.list_dir(dir).expect("is there").iter().filter(|entry| entry.name.ends_with(".log"))
+        {
+            let file = shared.open(&dir.join(&entry.name), OpenMode::Read).expect("is there");
+            let residency = file.residency(0, file.len().expect("is known"));
+            cold_count += usize::from(residency == Residency::Cold);
+        }
+        (seen, cold_count)
+    });
+    let (seen, cold_count) = seen;
+    assert_eq!(seen, values_of);
+    assert_eq!(cold_count, 4, "all segments but the active one");
 }

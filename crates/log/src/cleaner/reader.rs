@@ -8,7 +8,7 @@ use std::io;
 
 use klamm_protocol::records::BATCH_HEADER_BYTES;
 
-use crate::disk::{DiskFile, read_full_at};
+use crate::disk::{ReadAt, read_full_at};
 use crate::entry::{Entry, WalkError};
 
 /// Room for a header; the rest of a batch that does not end in the buffer is read behind it.
@@ -33,7 +33,7 @@ impl Reader {
     /// until it says false. Gives the position behind the last one that was taken.
     pub(super) fn read(
         &mut self,
-        file: &dyn DiskFile,
+        file: &dyn ReadAt,
         position: u32,
         limit: u32,
         mut each: impl FnMut(&Entry, &[u8]) -> Result<bool, WalkError>,
@@ -75,7 +75,7 @@ impl Reader {
     }
 
     /// Reads on behind what is there, until `len` bytes from `position` are.
-    fn fill(&mut self, file: &dyn DiskFile, position: u32, len: usize) -> io::Result<()> {
+    fn fill(&mut self, file: &dyn ReadAt, position: u32, len: usize) -> io::Result<()> {
         if self.buffer.len() < len {
             self.buffer.resize(len, 0);
         }

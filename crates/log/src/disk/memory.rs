@@ -10,7 +10,7 @@ mod content;
 mod draw;
 mod names;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::{self, IoSlice};
 use std::os::fd::BorrowedFd;
 use std::path::{Path, PathBuf};
@@ -19,7 +19,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use self::content::Content;
 pub use self::draw::Draw;
 use self::names::{File, Names, Node};
-use super::{DirectoryEntry, Disk, DiskFile, DiskLock, FileSystem, Metadata, OpenMode, Residency};
+use super::{DirectoryEntry, Disk, DiskFile, DiskLock, FileSystem, Metadata, OpenMode, ReadAt, Residency};
 
 /// Something that happened to the disk, in order.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -105,7 +105,8 @@ struct State {
     /// A sync failed, so that reads show what the device will never have.
     has_lost_writes: bool,
     /// Files of which nothing lies in memory until somebody waits for a read.
-    cold: BTreeSet<PathBuf>,
+    /// Of evicted files the pages that came back since.
+    evicted: BTreeMap<PathBuf, BTreeSet<u64>>,
     /// Who reads must not wait for the device.
     is_wait_forbidden: bool,
 }
@@ -166,9 +167,9 @@ impl MemoryDisk {
         self.state().names.used_bytes()
     }
 
-    /// Takes a file out of memory until somebody waits for a read of it.
+    /// Takes a file out of memory; each page until somebody waits for a read of it.
     pub fn evict(&self, path: &Path) {
-        self.state().cold.insert(path.to_owned());
+        self.state().evicted.insert(path.to_owned(), BTreeSet::new());
     }
 
     /// From now on who waits for a read of an evicted file gets an error, or no longer does.
@@ -257,7 +258,18 @@ impl Fault {
     }
 }
 
+/// The pages that a range touches.
+fn pages_of(position: u64, len_bytes: u64) -> std::ops::Range<u64> {
+    const PAGE_BYTES: u64 = 4096;
+    position / PAGE_BYTES..(position + len_bytes).div_ceil(PAGE_BYTES)
+}
+
 impl State {
+    fn is_cold(&self, path: &Path, position: u64, len_bytes: u64) -> bool {
+        let hot = self.evicted.get(path);
+        len_bytes > 0 && hot.is_some_and(|hot| !pages_of(position, len_bytes).all(|page| hot.contains(&page)))
+    }
+
     fn take_fault(&mut self, call: Call) -> Option<Fault> {
         let mut found = None;
         for (index, (calls_left, fault)) in self.faults.iter_mut().enumerate() {
@@ -460,8 +472,8 @@ impl Drop for MemoryLock {
     }
 }
 
-impl DiskFile for MemoryFile {
-    fn read_at(&self, buf: &mut [u8], position: u64) -> io::Result<usize> {
+impl MemoryFile {
+    fn read(&self, buf: &mut [u8], position: u64, leaves_hot: bool) -> io::Result<usize> {
         let mut state = self.disk.state();
         state.refuse_if_off()?;
         state.failure(Call::Read)?;
@@ -471,19 +483,35 @@ impl DiskFile for MemoryFile {
         let count = buf.len().min(bytes.len() - start);
         buf[..count].copy_from_slice(&bytes[start..start + count]);
         let path = self.path.clone();
-        if state.cold.contains(&path) && state.is_wait_forbidden {
+        if state.is_cold(&path, position, count as u64) && state.is_wait_forbidden {
             return Err(io::Error::other("the reader would wait for the device, and must not"));
         }
-        state.cold.remove(&path);
+        if leaves_hot && let Some(hot) = state.evicted.get_mut(&path) {
+            hot.extend(pages_of(position, count as u64));
+        }
         state.journal.push(DiskOperation::Read { path, position, len_bytes: count as u64 });
         Ok(count)
     }
+}
 
+impl ReadAt for MemoryFile {
+    fn read_at(&self, buf: &mut [u8], position: u64) -> io::Result<usize> {
+        self.read(buf, position, true)
+    }
+}
+
+impl DiskFile for MemoryFile {
     fn read_at_now(&self, buf: &mut [u8], position: u64) -> io::Result<usize> {
         match self.residency(position, buf.len() as u64) {
             Residency::Cold => Err(io::ErrorKind::WouldBlock.into()),
             Residency::Hot | Residency::Unknown => self.read_at(buf, position),
         }
+    }
+
+    fn read_past_cache(&self, buf: &mut [u8], position: u64) -> io::Result<usize> {
+        let aligned = |number: usize| number.is_multiple_of(super::DIRECT_ALIGN_BYTES);
+        assert!(aligned(buf.len()) && aligned(buf.as_ptr().addr()) && aligned(position as usize));
+        self.read(buf, position, false)
     }
 
     fn write_vectored_at(&self, slices: &[IoSlice<'_>], position: u64) -> io::Result<usize> {
@@ -556,8 +584,10 @@ impl DiskFile for MemoryFile {
         None
     }
 
-    fn residency(&self, _position: u64, _len_bytes: u64) -> Residency {
-        if self.disk.state().cold.contains(&self.path) { Residency::Cold } else { Residency::Hot }
+    fn residency(&self, position: u64, len_bytes: u64) -> Residency {
+        let len_bytes = len_bytes.min(names::len_of(&self.content).saturating_sub(position));
+        let is_cold = self.disk.state().is_cold(&self.path, position, len_bytes);
+        if is_cold { Residency::Cold } else { Residency::Hot }
     }
 }
 

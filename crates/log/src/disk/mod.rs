@@ -20,6 +20,10 @@ use std::sync::Arc;
 /// The longest vector one `pwritev` takes (IOV_MAX of Linux).
 pub const IO_SLICES_MAX: usize = 1024;
 
+/// What position, length and memory of [`DiskFile::read_past_cache`] are multiples of: no device
+/// wants more than a page.
+pub const DIRECT_ALIGN_BYTES: usize = 4096;
+
 /// How [`Disk::open`] opens a file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum OpenMode {
@@ -158,13 +162,25 @@ pub trait FileSystem: Send + Sync {
     fn sync(&self) -> io::Result<()>;
 }
 
-/// One open file. Dropping the last handle closes it.
-pub trait DiskFile: Send + Sync {
-    /// Reads at most `buf.len()` bytes; 0 at the end of the file.
+/// Bytes at positions.
+pub trait ReadAt: Send + Sync {
+    /// Reads at most `buf.len()` bytes; 0 at the end.
     fn read_at(&self, buf: &mut [u8], position: u64) -> io::Result<usize>;
-    /// As [`DiskFile::read_at`] of what lies in memory; `WouldBlock` where the device would be
+
+    /// What lies from here on in memory of this process, and need not be copied; it may be less than there is.
+    fn held_from(&self, _position: u64) -> Option<&[u8]> {
+        None
+    }
+}
+
+/// One open file. Dropping the last handle closes it.
+pub trait DiskFile: ReadAt {
+    /// As [`ReadAt::read_at`] of what lies in memory; `WouldBlock` where the device would be
     /// waited for. Where the system cannot tell, it waits.
     fn read_at_now(&self, buf: &mut [u8], position: u64) -> io::Result<usize>;
+    /// As [`ReadAt::read_at`], with nothing left behind in the page cache. All aligned to
+    /// [`DIRECT_ALIGN_BYTES`]; an error where the system or the file system has no such reads.
+    fn read_past_cache(&self, buf: &mut [u8], position: u64) -> io::Result<usize>;
     /// Writes with one system call, possibly less than all; at most
     /// [`IO_SLICES_MAX`] slices.
     fn write_vectored_at(&self, slices: &[IoSlice<'_>], position: u64) -> io::Result<usize>;
@@ -186,49 +202,17 @@ pub trait DiskFile: Send + Sync {
     fn residency(&self, position: u64, len_bytes: u64) -> Residency;
 }
 
-impl DiskFile for Patient<'_> {
+impl ReadAt for Patient<'_> {
     fn read_at(&self, buf: &mut [u8], position: u64) -> io::Result<usize> {
         match self.1 {
             Patience::Waits => self.0.read_at(buf, position),
             Patience::OnlyMemory => self.0.read_at_now(buf, position),
         }
     }
-
-    fn read_at_now(&self, buf: &mut [u8], position: u64) -> io::Result<usize> {
-        self.0.read_at_now(buf, position)
-    }
-
-    fn write_vectored_at(&self, slices: &[IoSlice<'_>], position: u64) -> io::Result<usize> {
-        self.0.write_vectored_at(slices, position)
-    }
-
-    fn sync_data(&self) -> io::Result<()> {
-        self.0.sync_data()
-    }
-
-    fn sync_all(&self) -> io::Result<()> {
-        self.0.sync_all()
-    }
-
-    fn set_len(&self, len_bytes: u64) -> io::Result<()> {
-        self.0.set_len(len_bytes)
-    }
-
-    fn len(&self) -> io::Result<u64> {
-        self.0.len()
-    }
-
-    fn fd(&self) -> Option<BorrowedFd<'_>> {
-        self.0.fd()
-    }
-
-    fn residency(&self, position: u64, len_bytes: u64) -> Residency {
-        self.0.residency(position, len_bytes)
-    }
 }
 
 /// Reads until `buf` is full or the file ends; tells how many bytes came.
-pub fn read_full_at(file: &dyn DiskFile, buf: &mut [u8], position: u64) -> io::Result<usize> {
+pub fn read_full_at(file: &dyn ReadAt, buf: &mut [u8], position: u64) -> io::Result<usize> {
     let mut read = 0;
     while read < buf.len() {
         match file.read_at(&mut buf[read..], position + read as u64) {
@@ -236,6 +220,24 @@ pub fn read_full_at(file: &dyn DiskFile, buf: &mut [u8], position: u64) -> io::R
             Ok(count) => read += count,
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
             Err(error) => return Err(error),
+        }
+    }
+    Ok(read)
+}
+
+/// As [`read_full_at`], with [`DiskFile::read_past_cache`].
+pub(crate) fn read_full_past_cache(file: &dyn DiskFile, buf: &mut [u8], position: u64) -> io::Result<usize> {
+    let mut read = 0;
+    while read < buf.len() {
+        match file.read_past_cache(&mut buf[read..], position + read as u64) {
+            Ok(0) => break,
+            Ok(count) => read += count,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+            Err(error) => return Err(error),
+        }
+        // Only the end of the file is not aligned.
+        if !read.is_multiple_of(DIRECT_ALIGN_BYTES) {
+            break;
         }
     }
     Ok(read)

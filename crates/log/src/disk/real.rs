@@ -10,7 +10,7 @@ use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::sync::Arc;
 
-use super::{DirectoryEntry, Disk, DiskFile, DiskLock, FileSystem, Metadata, OpenMode, Residency};
+use super::{DirectoryEntry, Disk, DiskFile, DiskLock, FileSystem, Metadata, OpenMode, ReadAt, Residency};
 
 /// The machine's file systems.
 #[derive(Clone, Copy, Debug, Default)]
@@ -153,11 +153,13 @@ fn cut<'a>(slices: &'a [IoSlice<'_>], mut room: usize) -> Vec<IoSlice<'a>> {
     kept
 }
 
-impl DiskFile for RealFile {
+impl ReadAt for RealFile {
     fn read_at(&self, buf: &mut [u8], position: u64) -> io::Result<usize> {
         self.0.read_at(buf, position)
     }
+}
 
+impl DiskFile for RealFile {
     #[cfg(target_os = "linux")]
     fn read_at_now(&self, buf: &mut [u8], position: u64) -> io::Result<usize> {
         use rustix::io::{Errno, ReadWriteFlags, preadv2};
@@ -175,6 +177,21 @@ impl DiskFile for RealFile {
     #[cfg(not(target_os = "linux"))]
     fn read_at_now(&self, buf: &mut [u8], position: u64) -> io::Result<usize> {
         self.0.read_at(buf, position)
+    }
+
+    /// Through another description of the same file, whatever its name is now: the flag would be that of all readers.
+    #[cfg(target_os = "linux")]
+    fn read_past_cache(&self, buf: &mut [u8], position: u64) -> io::Result<usize> {
+        use std::os::fd::AsRawFd;
+        use std::os::unix::fs::OpenOptionsExt;
+        let path = format!("/proc/self/fd/{}", self.0.as_raw_fd());
+        let file = OpenOptions::new().read(true).custom_flags(libc::O_DIRECT).open(path)?;
+        file.read_at(buf, position)
+    }
+
+    #[cfg(not(target_os = "linux"))]
+    fn read_past_cache(&self, _buf: &mut [u8], _position: u64) -> io::Result<usize> {
+        Err(io::ErrorKind::Unsupported.into())
     }
 
     fn write_vectored_at(&self, slices: &[IoSlice<'_>], position: u64) -> io::Result<usize> {
@@ -307,7 +324,7 @@ fn residency(_file: &File, _position: u64, _len_bytes: u64) -> Residency {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::disk::{read_full_at, write_all_vectored_at};
+    use crate::disk::{DIRECT_ALIGN_BYTES, read_full_at, write_all_vectored_at};
 
     #[test]
     fn vectored_writes_past_the_slice_limit_arrive_whole() {
@@ -351,6 +368,26 @@ mod tests {
         assert_eq!(file.read_at_now(&mut back, 10).unwrap(), back.len());
         assert!(back.iter().all(|byte| *byte == 1));
         assert_eq!(file.read_at_now(&mut back, 100_000).unwrap(), 0, "the end is no wait");
+    }
+
+    #[test]
+    #[cfg(target_os = "linux")]
+    fn a_read_past_the_cache_sees_what_was_written_and_leaves_nothing_behind() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("f");
+        let file = RealDisk.open(&path, OpenMode::CreateNew).unwrap();
+        let bytes: Vec<u8> = (0..3 * DIRECT_ALIGN_BYTES + 5).map(|at| (at / 7) as u8).collect();
+        crate::disk::write_all_at(&*file, &bytes, 0).unwrap();
+        let mut room = vec![0; 6 * DIRECT_ALIGN_BYTES];
+        let start = room.as_ptr().align_offset(DIRECT_ALIGN_BYTES);
+        let into = &mut room[start..start + 4 * DIRECT_ALIGN_BYTES];
+        // The name is not how it is found.
+        std::fs::rename(&path, dir.path().join("g")).unwrap();
+        match file.read_past_cache(into, DIRECT_ALIGN_BYTES as u64) {
+            Ok(count) => assert_eq!(into[..count], bytes[DIRECT_ALIGN_BYTES..]),
+            // Not every file system has such reads; then there is nothing else to be.
+            Err(error) => assert_eq!(error.kind(), io::ErrorKind::InvalidInput, "{error}"),
+        }
     }
 
     #[test]

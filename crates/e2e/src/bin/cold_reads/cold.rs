@@ -7,14 +7,14 @@ use anyhow::Result;
 
 use super::hot::wait_until;
 use super::phases::Switch;
-use super::topics::OldSegments;
 use super::wire::{Connection, Partition};
 
-/// One reader; at the end of the topic it begins anew, with everything evicted.
+/// One reader; at the end of the topic it begins anew.
 pub struct ColdReader<'a> {
     pub address: SocketAddr,
     pub old: &'a Partition,
-    pub segments: &'a OldSegments,
+    /// What makes the topic cold once more.
+    pub evict: &'a (dyn Fn() -> Result<()> + Sync),
     pub first_offset: i64,
     pub end_offset: i64,
     pub fetch_bytes: i32,
@@ -30,7 +30,7 @@ impl ColdReader<'_> {
         let mut pace = Pace::of(self.mb_per_second_max);
         while switch.wait_for_cold() {
             if offset >= self.end_offset {
-                self.segments.evict()?;
+                (self.evict)()?;
                 offset = 0;
             }
             pace.begin();

@@ -1,7 +1,8 @@
 //! Do cold reads hurt hot ones? Producers and readers at the log's end at a fixed rate, in phases without and with
 //! readers of old segments that are no longer in memory; against any broker, over the wire.
 //!
-//! Old segments leave the page cache by `posix_fadvise`, so the tool must see the broker's log directory. `floor` does
+//! Old segments leave the page cache by `posix_fadvise`, so the tool must see the broker's log directory; or because
+//! memory is short, which is how they leave it elsewhere. `floor` does
 //! the same without a broker: what the device does to a flush. What it deliberately does not do: judge. It prints
 //! what it saw; `docs/performance.md` says what is wanted.
 //!
@@ -64,6 +65,9 @@ struct Options {
     /// How much there is to read cold.
     #[arg(long, default_value_t = 2048)]
     old_mib: u64,
+    /// Leaves them in the page cache: for a machine whose memory is in use, and more to read than what is left of it.
+    #[arg(long)]
+    without_eviction: bool,
     /// Readers of old segments, each with a connection.
     #[arg(long, default_value_t = 1)]
     cold_readers: u32,
@@ -99,6 +103,7 @@ fn broker(options: &Options) -> Result<()> {
     topics::create(&mut connection, HOT_TOPIC, options.producers)?;
     let end_offset = topics::fill(&mut connection, &old, options.old_mib << 20)?;
     let segments = OldSegments::find(&options.log_dir, &old)?;
+    let evict = || if options.without_eviction { Ok(()) } else { segments.evict() };
     let start = Sample::now(options.pid)?;
     let used = || {
         let (cpu, _) = start.elapsed()?;
@@ -114,7 +119,7 @@ fn broker(options: &Options) -> Result<()> {
     let cold = |index: u32| ColdReader {
         address,
         old: &old,
-        segments: &segments,
+        evict: &evict,
         first_offset: end_offset / i64::from(options.cold_readers) * i64::from(index),
         end_offset,
         fetch_bytes: options.cold_fetch_kib << 10,
@@ -133,7 +138,7 @@ fn broker(options: &Options) -> Result<()> {
         }
         let cold_threads: Vec<_> =
             (0..options.cold_readers).map(|index| scope.spawn(move || cold(index).run(switch))).collect();
-        let phases = phases::run(options.plan, switch, || segments.evict(), used);
+        let phases = phases::run(options.plan, switch, evict, used);
         for (producer, tail) in hot_threads {
             produced.append(producer.joined()?);
             read.append(tail.joined()?);
