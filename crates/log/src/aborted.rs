@@ -18,6 +18,7 @@ use crate::disk::Patience;
 use crate::entry::{SCAN_BUFFER_BYTES, WalkError};
 use crate::error::{LogError, ReadError};
 use crate::limits::{Limits, LogPosition};
+use crate::past_cache::Held;
 use crate::replay::{aborted_in, read_marker};
 use crate::segment::FileRegion;
 use crate::transaction_index::AbortedTransaction;
@@ -79,12 +80,19 @@ impl PartitionView {
     }
 
     /// Compares what is listed for a region with the markers, and lists anew what is wrong: the files
-    /// of which that was needed are added to `repaired`. Reads as far as the region's transactions go.
+    /// of which that was needed are added to `repaired`. Reads as far as the region's transactions go; not
+    /// the region itself, if `bytes` are what it holds.
     ///
     /// # Errors
     /// [`ReadError::Io`] if the disk cannot be read.
-    pub fn check_aborted(&self, region: &FileRegion, repaired: &mut Vec<PathBuf>) -> Result<(), ReadError> {
-        self.check_aborted_in(region.segment_base, bytes_of(region), repaired)
+    pub fn check_aborted(
+        &self,
+        region: &FileRegion,
+        bytes: Option<&[u8]>,
+        repaired: &mut Vec<PathBuf>,
+    ) -> Result<(), ReadError> {
+        let held = bytes.map_or(Held::default(), |bytes| Held::of(bytes, region.position));
+        self.check_aborted_in(region.segment_base, bytes_of(region), held, repaired)
     }
 
     /// The same for any bytes of a segment.
@@ -92,6 +100,7 @@ impl PartitionView {
         &self,
         segment_base: Offset,
         bytes: Range<u32>,
+        held: Held<'_>,
         repaired: &mut Vec<PathBuf>,
     ) -> Result<(), ReadError> {
         self.look_at(|limits, segments| {
@@ -100,7 +109,7 @@ impl PartitionView {
             if segment.base_offset() != segment_base || segment.transactions.has_checked(&bytes) {
                 return Ok(());
             }
-            match find_unlisted(limits, segments, first, &bytes) {
+            match find_unlisted(limits, segments, first, &bytes, held) {
                 Ok(unlisted) => {
                     for index in unlisted {
                         list_anew(limits, segments, index)?;
@@ -153,6 +162,7 @@ fn find_unlisted(
     segments: &Segments,
     first: usize,
     bytes: &Range<u32>,
+    held: Held<'_>,
 ) -> Result<BTreeSet<usize>, (usize, WalkError)> {
     let mut unlisted = BTreeSet::new();
     let mut open: BTreeSet<ProducerId> = BTreeSet::new();
@@ -162,12 +172,15 @@ fn find_unlisted(
         let start = if index == first { bytes.start } else { 0 };
         let file = segment.file().get().map_err(io)?;
         let mut buffer = vec![0; SCAN_BUFFER_BYTES];
-        let mut walk = segment.walk(&*file, start, limit_in(segment, limits.end), &mut buffer);
-        while let Some(entry) = walk.next().map_err(failed)? {
-            let is_inside = index == first && entry.position < bytes.end;
-            if !is_inside && open.is_empty() {
+        let file = if index == first { held } else { Held::default() }.over(&*file);
+        let mut walk = segment.walk(&file, start, limit_in(segment, limits.end), &mut buffer);
+        loop {
+            // Not even the next header is read for nothing.
+            if open.is_empty() && (index != first || walk.position() >= u64::from(bytes.end)) {
                 return Ok(unlisted);
             }
+            let Some(entry) = walk.next().map_err(failed)? else { break };
+            let is_inside = index == first && entry.position < bytes.end;
             let Some(header) = entry.header.filter(|header| header.attributes.is_transactional()) else {
                 continue;
             };

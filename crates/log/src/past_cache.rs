@@ -5,8 +5,8 @@
 //! a CPU for milliseconds, with every request on it (ADR 0012). So a cold region of a closed segment goes
 //! straight into the reader's [`Room`], is checked there, and is served from there.
 //!
-//! A segment that is read once more may stay in memory: the bytes up to its size are read past the
-//! cache, the next ones through it, and so on in turn. Readers of the same data meet in the cache that way.
+//! What is read once more may stay in memory: each part of a segment is read past the cache once, and who comes behind
+//! reads through it. Readers of the same data meet in the cache that way.
 //!
 //! Deliberately absent: the active segment, whose reads would hold up its appends (the file system locks the file
 //! for both), and systems that cannot tell what lies in memory. Invariant: where anything is not as
@@ -17,6 +17,7 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use crate::disk::{DIRECT_ALIGN_BYTES, ReadAt, Residency, read_full_past_cache};
+use crate::entry::Entry;
 use crate::segment::{FileRegion, Segment};
 
 /// What a [`Room`] holds beside the region: the way to its first batch, which is usually the batch before it
@@ -70,6 +71,11 @@ pub(crate) struct Held<'a> {
 }
 
 impl<'a> Held<'a> {
+    /// The bytes of a file from there on.
+    pub(crate) fn of(bytes: &'a [u8], from: u64) -> Self {
+        Self { bytes, from }
+    }
+
     pub(crate) fn over(self, file: &'a dyn ReadAt) -> Over<'a> {
         Over { held: self, file }
     }
@@ -109,29 +115,36 @@ impl Placed {
     }
 }
 
-/// True if a region of this length may be read past the cache in its turn.
-fn is_in_turn(region: &FileRegion, size_bytes: u32) -> bool {
-    let size = u64::from(size_bytes.max(1));
-    region.file.count_cold(u64::from(region.len_bytes)) % (2 * size) < size
-}
-
-/// Reads a cold region of a closed segment, and what is looked at with it, into `room`.
-pub(crate) fn place(segment: &Segment, region: &FileRegion, room: &mut Room) -> Option<Placed> {
-    let is_same = Arc::ptr_eq(segment.file(), &region.file);
-    let fits = region.len_bytes <= room.region_bytes_max();
-    let size = segment.size_bytes();
-    if !is_same || !fits || region.residency() != Residency::Cold || !is_in_turn(region, size) {
+/// Reads a cold region of a closed segment, and what is looked at with it, into `room`; the region ends where the room
+/// does.
+pub(crate) fn place(segment: &Segment, region: &mut FileRegion, room: &mut Room) -> Option<Placed> {
+    let len_bytes = region.len_bytes.min(room.region_bytes_max());
+    let is_cold = region.handle.residency(region.position, u64::from(len_bytes)) == Residency::Cold;
+    if len_bytes == 0 || !is_cold || !Arc::ptr_eq(segment.file(), &region.file) {
         return None;
     }
-    let (start, end) = region.looked_at();
+    // Whoever brings it back into memory, it comes from the disk.
+    region.forget_checked();
+    let (start, end) = FileRegion { len_bytes, ..region.clone() }.looked_at();
+    if region.file.was_read_past_cache(end) {
+        return None;
+    }
     let align = DIRECT_ALIGN_BYTES as u64;
     let from = u64::from(start) / align * align;
     // The header behind the last batch is looked at, too.
     let behind = u64::from(end) + align;
-    let wanted = (behind.min(u64::from(size)) - from).next_multiple_of(align);
+    let wanted = (behind.min(u64::from(segment.size_bytes())) - from).next_multiple_of(align);
     let target = room.aligned_mut().get_mut(..usize::try_from(wanted).ok()?)?;
     let len = read_full_past_cache(&*region.handle, target, from).ok()?;
     let skipped = usize::try_from(region.position - from).ok()?;
-    let region = skipped..skipped + region.len_bytes as usize;
-    (region.end <= len).then_some(Placed { from, len, region })
+    let place = skipped..skipped + len_bytes as usize;
+    let bytes = target.get(..len)?.get(place.clone())?;
+    // A reader gets one whole batch at least.
+    let first = Entry::parse(bytes, region.position, u64::from(region.len_bytes)).ok()?;
+    if first.size_bytes > len_bytes {
+        return None;
+    }
+    region.len_bytes = len_bytes;
+    region.file.note_read_past_cache(end);
+    Some(Placed { from, len, region: place })
 }

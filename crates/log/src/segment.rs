@@ -13,7 +13,7 @@ use std::io;
 use std::os::fd::BorrowedFd;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicI64, AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicI64, AtomicU32, Ordering};
 
 use klamm_protocol::ids::Offset;
 
@@ -34,8 +34,8 @@ pub struct SegmentFile {
     file: LazyFile,
     pub(crate) checked: CheckedUnits,
     pub(crate) quarantine: Quarantine,
-    /// How many bytes of it were asked for while they lay cold.
-    cold_bytes: AtomicU64,
+    /// What lies below was read past the page cache, or skipped by who read what is above.
+    past_cache_end: AtomicU32,
 }
 
 /// A range of one segment's file: whole batches from its start; the last may be cut.
@@ -89,7 +89,7 @@ impl SegmentFile {
     }
 
     fn with(file: LazyFile, checked: CheckedUnits) -> Self {
-        Self { file, checked, quarantine: Quarantine::default(), cold_bytes: AtomicU64::new(0) }
+        Self { file, checked, quarantine: Quarantine::default(), past_cache_end: AtomicU32::new(0) }
     }
 
     /// Its name when it was published; it may have another since.
@@ -114,9 +114,13 @@ impl SegmentFile {
         self.file.get_as(patience)
     }
 
-    /// So many bytes are read cold; gives how many were before.
-    pub(crate) fn count_cold(&self, bytes: u64) -> u64 {
-        self.cold_bytes.fetch_add(bytes, Ordering::Relaxed)
+    /// True if what ends here is read once more.
+    pub(crate) fn was_read_past_cache(&self, end: u32) -> bool {
+        end <= self.past_cache_end.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn note_read_past_cache(&self, end: u32) {
+        self.past_cache_end.fetch_max(end, Ordering::Relaxed);
     }
 
     /// Closes the file until somebody needs it; only if it is not dirty.

@@ -113,7 +113,8 @@ impl PartitionView {
     }
 
     /// As [`PartitionView::read_checked`], with the bytes of a cold region read into `room`, past the
-    /// page cache, where that can be. A region that could be longer ends where the room does.
+    /// page cache, where that can be. Then it ends where the room does, and a batch
+    /// that it cuts is not checked: no reader takes a part of one.
     ///
     /// # Errors
     /// As [`PartitionView::read_checked`].
@@ -139,12 +140,11 @@ impl PartitionView {
         found: &mut Vec<Corruption>,
     ) -> Result<Option<CheckedRead>, ReadError> {
         let mut rounds = 0;
-        let max_bytes = room.as_ref().map_or(max_bytes, |room| max_bytes.min(room.region_bytes_max()));
         loop {
             rounds += 1;
-            let read = self.read(from, up_to, max_bytes, at_least_one);
+            let mut read = self.read(from, up_to, max_bytes, at_least_one);
             let mut placed = None;
-            let (file, segment_base, range) = match &read {
+            let (file, segment_base, range) = match &mut read {
                 Ok(Some(region)) => {
                     if let Some(room) = room.as_deref_mut() {
                         placed = self.place(region, room);
@@ -176,7 +176,7 @@ impl PartitionView {
         }
     }
 
-    fn place(&self, region: &FileRegion, room: &mut Room) -> Option<Placed> {
+    fn place(&self, region: &mut FileRegion, room: &mut Room) -> Option<Placed> {
         self.with_segment(region.segment_base, |segment, bounds| {
             let grows = segment.base_offset() == bounds.end_segment;
             if grows { None } else { past_cache::place(segment, region, room) }
@@ -289,7 +289,7 @@ fn bytes_of(units: &Range<u32>) -> Range<u32> {
     units.start.saturating_mul(UNIT_BYTES)..units.end.saturating_mul(UNIT_BYTES)
 }
 
-/// Checks the batches that touch `range`.
+/// Checks the batches that touch `range`; in bytes that are held, those that end in it.
 fn verify(
     segment: &Segment,
     range: &Range<u32>,

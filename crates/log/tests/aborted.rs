@@ -56,7 +56,7 @@ fn listed(log: &Log) -> (Vec<Listed>, usize) {
     for from in 0..end.offset.0 {
         let region = view.read(Offset(from), end, 150, true).unwrap().unwrap();
         if !view.knows_aborted(&region) {
-            view.check_aborted(&region, &mut repaired).unwrap();
+            view.check_aborted(&region, None, &mut repaired).unwrap();
         }
         assert!(view.knows_aborted(&region));
         let told = view.aborted_transactions(Offset(from), &region, end).unwrap();

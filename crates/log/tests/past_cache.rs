@@ -50,30 +50,30 @@ fn bytes(read: &CheckedRead, room: &Room) -> Vec<u8> {
 }
 
 #[test]
-fn closed_segments_come_past_the_cache_and_the_active_one_through_it() {
-    let disk = MemoryDisk::new();
-    let (model, log) = filled(&disk);
-    let view = log.view();
-    let mut room = Room::new(1 << 20);
-    for (number, batch) in model.batches.iter().enumerate() {
-        for bytes_max in [1, 15_000, u32::MAX] {
-            evict_all(&disk, &view);
-            let offset = batch.header.base_offset.0 + 50;
-            // Of a segment as many bytes as it has come past the cache, then as many through it.
-            let mut ways = [false; 2];
-            for _ in 0..12 {
+fn closed_segments_come_past_the_cache_once_and_the_active_one_through_it() {
+    for bytes_max in [1, 15_000, 25_000, u32::MAX] {
+        let disk = MemoryDisk::new();
+        let (model, log) = filled(&disk);
+        let view = log.view();
+        let mut room = Room::new(1 << 20);
+        for is_first_pass in [true, false] {
+            let mut offset = 0;
+            while offset < model.end {
                 evict_all(&disk, &view);
                 let read = read(&view, offset, bytes_max, &mut room, &mut Vec::new()).unwrap();
-                let end = read.region.position as usize + read.region.len_bytes as usize;
+                let number = (offset / RECORDS as i64) as usize;
                 let of_segment: Vec<u8> = model.batches[number / 4 * 4..(number / 4 * 4 + 4).min(14)]
                     .iter()
                     .flat_map(|batch| batch.bytes.clone())
                     .collect();
-                assert_eq!(bytes(&read, &room), of_segment[read.region.position as usize..end]);
-                ways[usize::from(read.place.is_some())] = true;
+                let start = read.region.position as usize;
+                let end = start + read.region.len_bytes as usize;
+                assert_eq!(bytes(&read, &room), of_segment[start..end]);
+                assert_eq!(read.place.is_some(), is_first_pass && number < 12, "batch {number}");
+                // Whole batches; what was cut is asked for again.
+                let whole = (end - start) / model.batches[number].bytes.len();
+                offset += (whole * RECORDS) as i64;
             }
-            assert!(ways[0], "some through it");
-            assert_eq!(ways[1], number < 12, "batch {number}");
         }
     }
 }
@@ -84,21 +84,36 @@ fn what_is_read_a_second_time_may_stay_in_memory() {
     let (_, log) = filled(&disk);
     let view = log.view();
     let mut room = Room::new(1 << 20);
-    let path = view.load().1[1].file().path().to_owned();
-    let first = view.load().1[1].base_offset().0;
+    let segments = view.load().1;
+    let (path, first) = (segments[1].file().path(), segments[1].base_offset().0);
     let residency = || {
-        let file = disk.open(&path, OpenMode::Read).unwrap();
+        let file = disk.open(path, OpenMode::Read).unwrap();
         file.residency(0, file.len().unwrap())
     };
-    for pass in 0..2 {
-        disk.evict(&path);
-        let mut come = || read(&view, first, u32::MAX, &mut room, &mut Vec::new()).unwrap().place.is_some();
-        assert!(come(), "pass {pass}");
-        assert_eq!(residency(), Residency::Cold, "nothing is left behind");
-        assert!(!come(), "pass {pass}");
-        assert_eq!(residency(), Residency::Hot);
-        assert!(!come(), "it is in memory");
+    disk.evict(path);
+    let mut comes_past = || read(&view, first, u32::MAX, &mut room, &mut Vec::new()).unwrap().place.is_some();
+    assert!(comes_past());
+    assert_eq!(residency(), Residency::Cold, "nothing is left behind");
+    assert!(!comes_past());
+    assert_eq!(residency(), Residency::Hot);
+    assert!(!comes_past(), "it is in memory");
+}
+
+#[test]
+fn what_this_process_wrote_is_checked_once_it_was_seen_cold() {
+    let disk = MemoryDisk::new();
+    let config = LogConfig { segment_bytes: 45_000, index_interval_bytes: 4096, ..small_config() };
+    let mut log = create(&disk, config);
+    for n in 0..6 {
+        append(&mut log, &[plain(&[n; RECORDS])])[0].as_ref().unwrap();
     }
+    let view = log.view();
+    let region = |view: &PartitionView| view.read(Offset(0), view.limits().end, 1, true).unwrap().unwrap();
+    assert!(region(&view).is_checked());
+    evict_all(&disk, &view);
+    let mut room = Room::new(1 << 20);
+    assert!(read(&view, 0, 1, &mut room, &mut Vec::new()).unwrap().place.is_some());
+    assert!(!region(&view).is_checked());
 }
 
 #[test]
@@ -113,18 +128,16 @@ fn bytes_past_the_cache_say_nothing_of_those_in_it() {
 }
 
 #[test]
-fn a_region_ends_where_the_room_does_and_a_batch_without_room_comes_through_the_cache() {
-    let disk = MemoryDisk::new();
-    let (model, log) = filled(&disk);
-    let view = log.view();
-    for (room_bytes, len_bytes) in
-        [(20_000, 20_000), (1, u32::try_from(model.batches[0].bytes.len()).unwrap())]
-    {
+fn a_region_ends_where_the_room_does_unless_that_is_in_its_first_batch() {
+    for (room_bytes, len_bytes, comes_past) in [(20_000, 20_000, true), (1, 4 * 9897, false)] {
+        let disk = MemoryDisk::new();
+        let (model, log) = filled(&disk);
+        assert_eq!(model.batches[0].bytes.len(), 9897);
+        let view = log.view();
         evict_all(&disk, &view);
         let mut room = Room::new(room_bytes);
         let read = read(&view, 0, u32::MAX, &mut room, &mut Vec::new()).unwrap();
-        assert_eq!(read.region.len_bytes, len_bytes);
-        assert_eq!(read.place.is_some(), room_bytes >= len_bytes);
+        assert_eq!((read.region.len_bytes, read.place.is_some()), (len_bytes, comes_past));
     }
 }
 
@@ -163,6 +176,8 @@ fn nothing_corrupt_comes_past_the_cache() {
                 Err(other) => panic!("{what}: {other}"),
             }
         }
-        assert_eq!((found.len(), past_count), (1, 11), "byte {byte}, bit {bit}: {found:?}");
+        assert_eq!(found.len(), 1, "byte {byte}, bit {bit}: {found:?}");
+        // A wrong offset may lead to another batch first, which then has had its turn.
+        assert!(past_count >= 10, "byte {byte}, bit {bit}: {past_count}");
     }
 }

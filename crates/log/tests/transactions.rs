@@ -201,7 +201,7 @@ fn aborted_from(log: &Log, from: i64) -> Vec<i64> {
     let up_to = view.limits().last_stable;
     let region = view.read(Offset(from), up_to, 1 << 20, true).unwrap().unwrap();
     if !view.knows_aborted(&region) {
-        view.check_aborted(&region, &mut Vec::new()).unwrap();
+        view.check_aborted(&region, None, &mut Vec::new()).unwrap();
     }
     let aborted = view.aborted_transactions(Offset(from), &region, up_to).unwrap();
     aborted.iter().map(|one| one.first_offset.0).collect()

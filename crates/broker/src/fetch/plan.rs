@@ -1,6 +1,6 @@
 //! What one fetch request reads: partition by partition, within its limits.
 //!
-//! Reading finds regions of segment files; it copies nothing. What lies cold, the index on the way
+//! Reading finds regions of segment files and copies nothing of what lies in memory. What lies cold, the index on the way
 //! to it included, or came from the disk and was not checked since, is left to [`read_from_disk`],
 //! which may block. What it deliberately does not do: wait (that is the handler's), or decode records.
 //!
@@ -177,7 +177,6 @@ pub(crate) fn read_all(
 pub(crate) fn read_from_disk(rooms: &Arc<Rooms>, left: &[FromDisk]) -> Vec<(usize, PartitionRead)> {
     let mut rooms_left = ROOMS_PER_REQUEST_MAX;
     let read = |one: &FromDisk| {
-        let mut bytes = None;
         let (mut found, mut repaired) = (Vec::new(), Vec::new());
         let read = read_one(
             &one.partition,
@@ -188,13 +187,19 @@ pub(crate) fn read_from_disk(rooms: &Arc<Rooms>, left: &[FromDisk]) -> Vec<(usiz
             |Partition { view, .. }, from, up_to, bytes_max, at_least_one| {
                 let lent = if rooms_left > 0 { rooms.lend() } else { None };
                 let Some(mut lent) = lent else {
-                    return view.read_checked(from, up_to, bytes_max, at_least_one, &mut found);
+                    let region = view.read_checked(from, up_to, bytes_max, at_least_one, &mut found)?;
+                    return Ok(region.map(|region| (region, None)));
                 };
                 let read = view.read_into(from, up_to, bytes_max, at_least_one, lent.room(), &mut found)?;
                 Ok(read.map(|CheckedRead { region, place }| {
-                    rooms_left -= usize::from(place.is_some());
-                    bytes = place.map(|place| lent.into_bytes(place));
-                    region
+                    let bytes = place.map(|place| match region.len_bytes {
+                        ..=COPY_BYTES_MAX => Bytes::copy_from_slice(lent.room().bytes(place)),
+                        _ => {
+                            rooms_left -= 1;
+                            lent.into_bytes(place)
+                        }
+                    });
+                    (region, bytes)
                 }))
             },
             Some(&mut repaired),
@@ -204,8 +209,7 @@ pub(crate) fn read_from_disk(rooms: &Arc<Rooms>, left: &[FromDisk]) -> Vec<(usiz
             tracing::warn!(path = %path.display(), "aborted transactions were not listed: listed anew");
         }
         // Looked for and not found: as unreadable as before.
-        let mut read = read.unwrap_or_else(|MustLook { .. }| failed(ErrorCode::KafkaStorageError, None));
-        read.bytes = bytes.filter(|_| read.region.is_some());
+        let read = read.unwrap_or_else(|MustLook { .. }| failed(ErrorCode::KafkaStorageError, None));
         (one.place, read)
     };
     left.iter().map(read).collect()
@@ -232,9 +236,13 @@ fn look(
     up_to: LogPosition,
     bytes_max: u32,
     at_least_one: bool,
-) -> Result<Option<FileRegion>, ReadError> {
-    partition.view.read_as(Patience::OnlyMemory, from, up_to, bytes_max, at_least_one)
+) -> Result<Option<Found>, ReadError> {
+    let region = partition.view.read_as(Patience::OnlyMemory, from, up_to, bytes_max, at_least_one)?;
+    Ok(region.map(|region| (region, None)))
 }
+
+/// A region, and what it holds if it was read past the page cache.
+type Found = (FileRegion, Option<Bytes>);
 
 fn read_one(
     partition: &Partition,
@@ -242,7 +250,7 @@ fn read_one(
     isolation: Isolation,
     bytes_left: u64,
     at_least_one: bool,
-    by: impl FnOnce(&Partition, Offset, LogPosition, u32, bool) -> Result<Option<FileRegion>, ReadError>,
+    by: impl FnOnce(&Partition, Offset, LogPosition, u32, bool) -> Result<Option<Found>, ReadError>,
     repaired: Option<&mut Vec<PathBuf>>,
 ) -> Result<PartitionRead, MustLook> {
     if let Err(error) = check_leader_epoch(partition, want.current_leader_epoch) {
@@ -281,7 +289,11 @@ fn read_one(
     let from = Offset(want.fetch_offset);
     match by(partition, from, up_to, bytes_max, at_least_one) {
         // A region of no bytes: the first batch exceeds what is left, and others were found before.
-        Ok(region) => read.region = region.filter(|region| region.len_bytes > 0),
+        Ok(found) => {
+            (read.region, read.bytes) = found
+                .filter(|(region, _)| region.len_bytes > 0)
+                .map_or((None, None), |(region, bytes)| (Some(region), bytes));
+        }
         Err(ReadError::Corrupt { .. }) => return Err(MustLook { is_urgent: true }),
         Err(error) if error.is_wait() => return Err(MustLook { is_urgent: false }),
         Err(error) => {
@@ -294,7 +306,8 @@ fn read_one(
     }
     if let (Some(aborted), Some(region)) = (&mut read.aborted, &read.region) {
         let patience = if repaired.is_some() { Patience::Waits } else { Patience::OnlyMemory };
-        let checked = repaired.map_or(Ok(()), |repaired| partition.view.check_aborted(region, repaired));
+        let checked = repaired
+            .map_or(Ok(()), |repaired| partition.view.check_aborted(region, read.bytes.as_deref(), repaired));
         match checked.and_then(|()| partition.view.aborted_transactions_as(patience, from, region, up_to)) {
             Ok(found) => *aborted = found.iter().map(|txn| (txn.producer_id.0, txn.first_offset.0)).collect(),
             Err(ReadError::Corrupt { .. }) => return Err(MustLook { is_urgent: true }),

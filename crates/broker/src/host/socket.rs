@@ -95,7 +95,7 @@ impl Transport for TcpTransport {
 }
 
 /// One system call's worth from the front of the queue.
-fn send_once(stream: &tokio::net::TcpStream, queue: &OutQueue, bytes_max: usize) -> io::Result<usize> {
+fn send_once<'a>(stream: &tokio::net::TcpStream, queue: &'a OutQueue, bytes_max: usize) -> io::Result<usize> {
     let mut parts = queue.parts();
     match parts.next() {
         None => Ok(0),
@@ -105,13 +105,19 @@ fn send_once(stream: &tokio::net::TcpStream, queue: &OutQueue, bytes_max: usize)
         }
         Some(OutPart::Bytes(first)) => {
             let mut slices = [IoSlice::new(&[]); IO_SLICES_MAX];
-            slices[0] = IoSlice::new(&first[..first.len().min(bytes_max)]);
+            let mut room = bytes_max;
+            let mut cut = |bytes: &'a [u8]| {
+                let count = bytes.len().min(room);
+                room -= count;
+                IoSlice::new(&bytes[..count])
+            };
+            slices[0] = cut(first);
             let mut used = 1;
             let mut is_followed_by_file = false;
             for part in parts {
                 match part {
                     OutPart::Bytes(bytes) if used < IO_SLICES_MAX => {
-                        slices[used] = IoSlice::new(bytes);
+                        slices[used] = cut(bytes);
                         used += 1;
                     }
                     OutPart::Bytes(_) => break,

@@ -105,26 +105,25 @@ fn what_is_read_of_an_old_segment_does_not_fill_the_page_cache() {
     let values_of: Vec<String> = (0..9).map(|number| number.to_string().repeat(20_000)).collect();
     let filled = values_of.clone();
     sim::run_on(1, disk.clone(), |host| async move { fill_with(host, "50000", &filled).await });
-    let shared = disk.clone();
-    let (seen, _) = sim::run_on(2, disk, |host| async move {
-        let running = start(&host).await;
-        let mut client = Client::connect(&host, &running);
-        evict(&shared, ".log");
-        let seen = read_all(&mut client, 0).await;
-        drop(client);
-        assert!(running.stop().await);
-        let dir = Path::new("/data/t-0");
-        let mut cold_count = 0;
-        for entry in
-            shared.list_dir(dir).expect("is there").iter().filter(|entry| entry.name.ends_with(".log"))
-        {
-            let file = shared.open(&dir.join(&entry.name), OpenMode::Read).expect("is there");
-            let residency = file.residency(0, file.len().expect("is known"));
-            cold_count += usize::from(residency == Residency::Cold);
-        }
-        (seen, cold_count)
-    });
-    let (seen, cold_count) = seen;
-    assert_eq!(seen, values_of);
-    assert_eq!(cold_count, 4, "all segments but the active one");
+    for isolation_level in [0, READ_COMMITTED] {
+        let shared = disk.fork();
+        let read = Arc::new(shared.clone());
+        let ((seen, cold_count), _) = sim::run_on(2, read, |host| async move {
+            let running = start(&host).await;
+            let mut client = Client::connect(&host, &running);
+            evict(&shared, ".log");
+            let seen = read_all(&mut client, isolation_level).await;
+            drop(client);
+            assert!(running.stop().await);
+            let dir = Path::new("/data/t-0");
+            let names = shared.list_dir(dir).expect("is there").into_iter().map(|entry| entry.name);
+            let is_cold = |name: &String| {
+                let file = shared.open(&dir.join(name), OpenMode::Read).expect("is there");
+                file.residency(0, file.len().expect("is known")) == Residency::Cold
+            };
+            (seen, names.filter(|name| name.ends_with(".log")).filter(is_cold).count())
+        });
+        assert_eq!(seen, values_of);
+        assert_eq!(cold_count, 4, "all segments but the active one");
+    }
 }

@@ -28,6 +28,7 @@ use crate::files::{self, CLEANED, INDEX, TIME_INDEX};
 use crate::log::Log;
 use crate::marker::end_marker;
 use crate::open::{read_failed, remove_if_there};
+use crate::past_cache::Held;
 use crate::segment::Segment;
 use crate::view::PartitionView;
 
@@ -219,7 +220,8 @@ impl Cleaning {
         let first_dirty = self.segments.partition_point(|s| s.base_offset() <= self.range.first_dirty);
         for segment in &self.segments[first_dirty.saturating_sub(1)..] {
             let all = 0..segment.size_bytes();
-            let checked = self.view.check_aborted_in(segment.base_offset(), all, &mut self.repaired);
+            let checked =
+                self.view.check_aborted_in(segment.base_offset(), all, Held::default(), &mut self.repaired);
             checked.map_err(|error| read_failed(error, &self.place.dir))?;
         }
         let transactions = self.transactions(self.range.first_dirty)?;

@@ -104,8 +104,7 @@ struct State {
     is_off: bool,
     /// A sync failed, so that reads show what the device will never have.
     has_lost_writes: bool,
-    /// Files of which nothing lies in memory until somebody waits for a read.
-    /// Of evicted files the pages that came back since.
+    /// Files that were taken out of memory, and their pages that came back since.
     evicted: BTreeMap<PathBuf, BTreeSet<u64>>,
     /// Who reads must not wait for the device.
     is_wait_forbidden: bool,

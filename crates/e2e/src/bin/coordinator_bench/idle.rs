@@ -1,4 +1,4 @@
-//! Many classic groups that only heartbeat.
+//! Many groups that only heartbeat, of the classic protocol or by KIP-848.
 //!
 //! A lane is as many connections as a group has members; its groups are formed one after the other, the n-th member of
 //! each on the n-th connection. A connection serves one request at a time, so a join that waits for others must not
@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Result, ensure};
 use clap::Args;
+use klamm_protocol::ids::Uuid;
 use klamm_protocol::wire::WireStr;
 use tokio::sync::Barrier;
 use tokio::task::JoinSet;
@@ -16,6 +17,7 @@ use tokio::task::JoinSet;
 use super::Broker;
 use super::classic_member::{Joined, Member};
 use super::connection::Connection;
+use super::consumer_member::ConsumerMember;
 use super::topics;
 use klamm_e2e::usage::{Sample, resident_mib};
 
@@ -35,8 +37,13 @@ pub struct Options {
     members: usize,
     #[arg(long, default_value_t = 500)]
     connections: usize,
-    #[arg(long, default_value_t = 3000)]
-    heartbeat_ms: u64,
+    /// By KIP-848 instead of the classic protocol. Start the broker with `group.consumer.assignment.interval.ms=0`, or
+    /// the groups take long to form.
+    #[arg(long)]
+    consumer: bool,
+    /// What consumers do by default: 3000 in the classic protocol, 5000 by KIP-848.
+    #[arg(long)]
+    heartbeat_ms: Option<u64>,
     #[arg(long, default_value_t = 45_000)]
     session_timeout_ms: i32,
     /// Measured, after five seconds that are not.
@@ -49,7 +56,12 @@ pub struct Options {
 /// One connection and its members.
 struct Place {
     connection: Connection,
-    members: Vec<Member>,
+    members: Vec<AnyMember>,
+}
+
+enum AnyMember {
+    Classic(Member),
+    Consumer(ConsumerMember),
 }
 
 pub async fn run(options: Options) -> Result<()> {
@@ -57,7 +69,7 @@ pub async fn run(options: Options) -> Result<()> {
     let options = Arc::new(options);
     let address = options.broker.bootstrap;
     let mut admin = Connection::open(address).await?;
-    topics::create(&mut admin, &options.topic, i32::try_from(options.members)?).await?;
+    let topic_id = topics::create(&mut admin, &options.topic, i32::try_from(options.members)?).await?;
     let groups = topics::group_ids("idle", options.groups);
     topics::wait_for_coordinators(&mut admin, &groups).await?;
 
@@ -75,7 +87,10 @@ pub async fn run(options: Options) -> Result<()> {
             }
             let mut last_beat = Instant::now();
             for id in ids {
-                form(&mut places, &id, &options).await?;
+                match options.consumer {
+                    true => form_consumer(&mut places, &id, &options, topic_id).await?,
+                    false => form(&mut places, &id, &options).await?,
+                }
                 if last_beat.elapsed() > KEEP_ALIVE {
                     for place in &mut places {
                         place.beat_all().await?;
@@ -99,7 +114,8 @@ pub async fn run(options: Options) -> Result<()> {
         begin.elapsed().as_secs_f64()
     );
 
-    let interval = Duration::from_millis(options.heartbeat_ms);
+    let default_ms = if options.consumer { 5000 } else { 3000 };
+    let interval = Duration::from_millis(options.heartbeat_ms.unwrap_or(default_ms));
     let from = Instant::now() + WARM_UP;
     let until = from + Duration::from_secs(options.seconds);
     let mut beating = JoinSet::new();
@@ -163,8 +179,47 @@ async fn form(places: &mut [Place], id: &WireStr, options: &Options) -> Result<(
     for is_stable in together(syncs).await? {
         ensure!(is_stable, "group {} rebalances though nobody came or went", &**id);
     }
-    places.iter_mut().zip(members).for_each(|(place, member)| place.members.push(member));
+    for (place, member) in places.iter_mut().zip(members) {
+        place.members.push(AnyMember::Classic(member));
+    }
     Ok(())
+}
+
+/// The same by KIP-848: heartbeats until nobody hears anything new.
+async fn form_consumer(places: &mut [Place], id: &WireStr, options: &Options, topic_id: Uuid) -> Result<()> {
+    let mut members: Vec<ConsumerMember> = (0..places.len())
+        .map(|index| ConsumerMember::new(id.clone(), format!("{}-{index}", &**id), &options.topic, topic_id))
+        .collect();
+    loop {
+        let mut has_news = false;
+        for (place, member) in places.iter_mut().zip(&mut members) {
+            let epoch_before = member.epoch();
+            let beat = member.heartbeat(&mut place.connection).await?;
+            has_news |= beat.is_none_or(|beat| beat.has_news || beat.epoch != epoch_before);
+        }
+        if !has_news {
+            break;
+        }
+    }
+    ensure!(members.iter().all(|member| member.owned.len() == 1), "group {} is not balanced", &**id);
+    for (place, member) in places.iter_mut().zip(members) {
+        place.members.push(AnyMember::Consumer(member));
+    }
+    Ok(())
+}
+
+impl AnyMember {
+    /// False if its group is no longer what it was.
+    async fn heartbeat(&mut self, connection: &mut Connection) -> Result<bool> {
+        match self {
+            Self::Classic(member) => member.heartbeat(connection).await,
+            Self::Consumer(member) => {
+                let epoch = member.epoch();
+                let beat = member.heartbeat(connection).await?;
+                Ok(beat.is_some_and(|beat| !beat.has_news && beat.epoch == epoch))
+            }
+        }
+    }
 }
 
 /// Runs all at once on this task.
@@ -189,7 +244,7 @@ async fn together<T>(futures: impl Iterator<Item = impl Future<Output = Result<T
 
 impl Place {
     async fn beat_all(&mut self) -> Result<()> {
-        for member in &self.members {
+        for member in &mut self.members {
             ensure!(member.heartbeat(&mut self.connection).await?, "an idle group rebalances");
         }
         Ok(())
@@ -207,7 +262,7 @@ impl Place {
         let mut next = Instant::now() + phase / member_count.max(1);
         let mut count = 0;
         loop {
-            for member in &self.members {
+            for member in &mut self.members {
                 tokio::time::sleep_until(next.into()).await;
                 next += interval / member_count;
                 ensure!(member.heartbeat(&mut self.connection).await?, "an idle group rebalances");

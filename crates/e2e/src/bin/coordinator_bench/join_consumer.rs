@@ -1,7 +1,6 @@
 //! One consumer group (KIP-848) that all members join at once, each over its own connection.
 //!
-//! Members behave as consumers do: what they are assigned they have at once, and what they have they tell in the next
-//! heartbeat. The target is there when somebody first has the group's last epoch; the group is reconciled when every
+//! The target is there when somebody first has the group's last epoch; the group is reconciled when every
 //! member has that epoch, and together they have every partition once.
 
 use std::sync::{Arc, Mutex};
@@ -9,22 +8,14 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 use clap::Args;
-use klamm_protocol::ids::Uuid;
-use klamm_protocol::messages::consumer_group_heartbeat::{
-    ConsumerGroupHeartbeatRequest, RequestTopicPartitions,
-};
-use klamm_protocol::wire::WireStr;
 use tokio::sync::{Barrier, watch};
 use tokio::task::JoinSet;
 
 use super::Broker;
-use super::connection::{Connection, expect_success, is_coordinator_coming};
+use super::connection::Connection;
+use super::consumer_member::ConsumerMember;
 use super::topics;
 use klamm_e2e::usage::Sample;
-
-const VERSION: i16 = 1;
-/// A consumer's `max.poll.interval.ms`.
-const REBALANCE_TIMEOUT_MS: i32 = 300_000;
 
 #[derive(Args)]
 pub struct Options {
@@ -76,15 +67,14 @@ pub async fn run(options: Options) -> Result<()> {
         let go = Arc::new(Barrier::new(options.members + 1));
         let mut members = JoinSet::new();
         for index in 0..options.members {
-            let member = Member {
+            let id = format!("{}-{index}", &*group);
+            let lone = Lone {
                 index,
                 connection: Connection::open(options.broker.bootstrap).await?,
-                group: group.clone(),
-                topic: WireStr::from(options.topic.clone()),
-                topic_id,
+                member: ConsumerMember::new(group.clone(), id, &options.topic, topic_id),
                 progress: progress.clone(),
             };
-            members.spawn(member.live(go.clone()));
+            members.spawn(lone.live(go.clone()));
         }
         go.wait().await;
         let (begin, sample) = (Instant::now(), Sample::now(options.broker.pid)?);
@@ -109,59 +99,24 @@ pub async fn run(options: Options) -> Result<()> {
     Ok(())
 }
 
-struct Member {
+struct Lone {
     index: usize,
     connection: Connection,
-    group: WireStr,
-    topic: WireStr,
-    topic_id: Uuid,
+    member: ConsumerMember,
     progress: Arc<Progress>,
 }
 
-impl Member {
+impl Lone {
     async fn live(mut self, go: Arc<Barrier>) -> Result<()> {
-        let mut request = ConsumerGroupHeartbeatRequest {
-            group_id: self.group.clone(),
-            // Any text will do; consumers take a UUID.
-            member_id: WireStr::from(format!("{}-{}", &*self.group, self.index)),
-            member_epoch: 0,
-            rebalance_timeout_ms: REBALANCE_TIMEOUT_MS,
-            subscribed_topic_names: Some(vec![self.topic.clone()]),
-            topic_partitions: Some(Vec::new()),
-            ..Default::default()
-        };
-        let mut owned = Vec::new();
         go.wait().await;
         loop {
-            let answer = self.connection.call(VERSION, &request).await?;
-            if is_coordinator_coming(answer.error_code) {
+            let Some(beat) = self.member.heartbeat(&mut self.connection).await? else {
                 tokio::task::yield_now().await;
                 continue;
-            }
-            expect_success("heartbeat", answer.error_code)?;
-            // What did not change is not said again.
-            request = ConsumerGroupHeartbeatRequest {
-                group_id: request.group_id,
-                member_id: request.member_id,
-                member_epoch: answer.member_epoch,
-                rebalance_timeout_ms: -1,
-                ..Default::default()
             };
-            let has_news = answer.assignment.is_some();
-            if let Some(assignment) = answer.assignment {
-                owned = assignment.topic_partitions.into_iter().flat_map(|topic| topic.partitions).collect();
-                let of_topic = RequestTopicPartitions {
-                    topic_id: self.topic_id,
-                    partitions: owned.clone(),
-                    ..Default::default()
-                };
-                request.topic_partitions = Some(if owned.is_empty() { Vec::new() } else { vec![of_topic] });
-            }
-            self.progress.note(self.index, answer.member_epoch, &owned);
-            // An assignment is acknowledged at once.
-            if !has_news {
-                let interval_ms = u64::try_from(answer.heartbeat_interval_ms)?;
-                tokio::time::sleep(Duration::from_millis(interval_ms)).await;
+            self.progress.note(self.index, beat.epoch, &self.member.owned);
+            if !beat.has_news {
+                tokio::time::sleep(Duration::from_millis(beat.interval_ms)).await;
             }
         }
     }

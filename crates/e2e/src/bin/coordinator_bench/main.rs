@@ -10,6 +10,7 @@
 mod classic_member;
 mod commit;
 mod connection;
+mod consumer_member;
 mod idle;
 mod join;
 mod join_consumer;
@@ -32,7 +33,7 @@ struct Arguments {
 
 #[derive(Subcommand)]
 enum Workload {
-    /// Many classic groups whose members only heartbeat: broker CPU as percent of a core.
+    /// Many groups of either protocol whose members only heartbeat: broker CPU as percent of a core.
     Idle(idle::Options),
     /// One classic group that all members join at once: time until each has its assignment.
     Join(join::Options),
