@@ -2,9 +2,8 @@
 //! readers of old segments that are no longer in memory; against any broker, over the wire.
 //!
 //! Old segments leave the page cache by `posix_fadvise`, so the tool must see the broker's log directory; or because
-//! memory is short, which is how they leave it elsewhere. `floor` does
-//! the same without a broker: what the device does to a flush. What it deliberately does not do: judge. It prints
-//! what it saw; `docs/performance.md` says what is wanted.
+//! memory is short, which is how they leave it elsewhere. `floor` does the same without a broker: what the device does to
+//! a flush. What it deliberately does not do: judge. It prints what it saw; `docs/performance.md` says what is wanted.
 //!
 //! Invariant: an answer that is not what a healthy broker gives ends the run with an error.
 
