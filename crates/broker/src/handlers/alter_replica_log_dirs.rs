@@ -10,6 +10,7 @@
 //! | KAFKA_STORAGE_ERROR | the directory, or the one that the partition lies in, is offline |
 //! | UNKNOWN_TOPIC_OR_PARTITION | it is not here |
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use klamm_protocol::error_code::ErrorCode;
@@ -31,6 +32,8 @@ pub(crate) fn handle<H: Host>(broker: &Arc<Broker<H>>, mut frame: Frame) -> Hand
         Err(reason) => return Handled::Close(reason),
     };
     let mut results: Vec<AlterReplicaLogDirTopicResult> = Vec::new();
+    // A request may name very many, and one topic in several directories.
+    let mut places: BTreeMap<&str, usize> = BTreeMap::new();
     for dir in &request.dirs {
         for topic in &dir.topics {
             let partitions = topic.partitions.iter().map(|index| AlterReplicaLogDirPartitionResult {
@@ -38,14 +41,12 @@ pub(crate) fn handle<H: Host>(broker: &Arc<Broker<H>>, mut frame: Frame) -> Hand
                 error_code: ask(broker, &dir.path, &topic.name, PartitionIndex(*index)).code(),
                 ..Default::default()
             });
-            match results.iter_mut().find(|result| result.topic_name == topic.name) {
-                Some(result) => result.partitions.extend(partitions),
-                None => results.push(AlterReplicaLogDirTopicResult {
-                    topic_name: topic.name.clone(),
-                    partitions: partitions.collect(),
-                    ..Default::default()
-                }),
-            }
+            let place = *places.entry(&*topic.name).or_insert_with(|| {
+                let topic_name = topic.name.clone();
+                results.push(AlterReplicaLogDirTopicResult { topic_name, ..Default::default() });
+                results.len() - 1
+            });
+            results[place].partitions.extend(partitions);
         }
     }
     frame.meta().reply(&AlterReplicaLogDirsResponse { results, ..Default::default() })

@@ -42,7 +42,7 @@ pub(crate) fn handle<H: Host>(broker: &Arc<Broker<H>>, mut frame: Frame) -> Hand
 pub(crate) async fn auto_create<H: Host>(
     broker: &Arc<Broker<H>>,
     names: Vec<String>,
-) -> Vec<(String, ErrorCode)> {
+) -> BTreeMap<String, ErrorCode> {
     let topics = names
         .into_iter()
         .map(|name| NewTopic {

@@ -6,6 +6,7 @@
 //! A topic that is created on the way is answered with UNKNOWN_TOPIC_OR_PARTITION, as Kafka does: the client asks
 //! again. The answer waits until it is there, so the second one has it.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use klamm_cluster::image::{MetadataImage, TopicImage};
@@ -31,7 +32,7 @@ pub(crate) fn handle<H: Host>(broker: &Arc<Broker<H>>, listener: &Arc<str>, mut 
     let image = broker.image.load_full();
     let to_create = topics_to_create(broker, &image, &request);
     if to_create.is_empty() {
-        return meta.reply(&answer(broker, &image, listener, &request, meta.version, &[]));
+        return meta.reply(&answer(broker, &image, listener, &request, meta.version, &BTreeMap::new()));
     }
     let broker = broker.clone();
     let listener = listener.clone();
@@ -70,7 +71,7 @@ fn answer<H: Host>(
     listener: &str,
     request: &MetadataRequest,
     version: i16,
-    refused: &[(String, ErrorCode)],
+    refused: &BTreeMap<String, ErrorCode>,
 ) -> MetadataResponse {
     let wants_operations = request.include_topic_authorized_operations;
     let is_all = match &request.topics {
@@ -124,7 +125,7 @@ fn one(
     wanted: &MetadataRequestTopic,
     wants_operations: bool,
     version: i16,
-    refused: &[(String, ErrorCode)],
+    refused: &BTreeMap<String, ErrorCode>,
 ) -> MetadataResponseTopic {
     if wanted.topic_id != Uuid::ZERO {
         return match image.topic(TopicId(wanted.topic_id)) {
@@ -137,8 +138,8 @@ fn one(
     if let Some(topic) = image.topic_by_name(&name) {
         return described(image, topic, wants_operations);
     }
-    let error = match refused.iter().find(|(refused, _)| **refused == *name) {
-        Some((_, error)) => *error,
+    let error = match refused.get(&*name) {
+        Some(error) => *error,
         None if !is_valid(&name) => ErrorCode::InvalidTopicException,
         None => ErrorCode::UnknownTopicOrPartition,
     };
