@@ -260,7 +260,8 @@ impl<'a> Walk<'a> {
         if start.saturating_add(wanted as u64) > self.window().len() as u64 {
             let len = available.min(self.buffer.len() as u64) as usize;
             self.window_position = self.position;
-            self.held = self.file.held_from(self.position).filter(|held| held.len() >= wanted);
+            let held = self.file.held_from(self.position).filter(|held| held.len() >= wanted);
+            self.held = held.map(|held| &held[..available.min(held.len() as u64) as usize]);
             if self.held.is_none() {
                 self.buffered = read_full_at(self.file, &mut self.buffer[..len], self.position)
                     .map_err(|source| WalkError::Io { position: self.position, source })?;

@@ -125,7 +125,8 @@ pub(crate) fn place(segment: &Segment, region: &mut FileRegion, room: &mut Room)
     }
     // Whoever brings it back into memory, it comes from the disk.
     region.forget_checked();
-    let (start, end) = FileRegion { len_bytes, ..region.clone() }.looked_at();
+    let start = region.searched_from;
+    let end = u32::try_from(region.position).ok()? + len_bytes;
     if region.file.was_read_past_cache(end) {
         return None;
     }

@@ -113,8 +113,8 @@ impl PartitionView {
     }
 
     /// As [`PartitionView::read_checked`], with the bytes of a cold region read into `room`, past the
-    /// page cache, where that can be. Then it ends where the room does, and a batch
-    /// that it cuts is not checked: no reader takes a part of one.
+    /// page cache, where that can be. Then the region ends where the room does, and a batch that its end
+    /// cuts is not checked: no reader takes a part of one.
     ///
     /// # Errors
     /// As [`PartitionView::read_checked`].

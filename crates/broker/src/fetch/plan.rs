@@ -1,8 +1,8 @@
 //! What one fetch request reads: partition by partition, within its limits.
 //!
-//! Reading finds regions of segment files and copies nothing of what lies in memory. What lies cold, the index on the way
-//! to it included, or came from the disk and was not checked since, is left to [`read_from_disk`],
-//! which may block. What it deliberately does not do: wait (that is the handler's), or decode records.
+//! Reading finds regions of segment files and copies nothing of what lies in memory. What lies cold,
+//! the index on the way to it included, or came from the disk and was not checked since, is left to
+//! [`read_from_disk`], which may block. What it deliberately does not do: wait (that is the handler's), or decode records.
 //!
 //! **Invariants:** limits are loaded before segments; nothing above the limit of the
 //! isolation level is returned; the first partition with records gives at least one

@@ -95,30 +95,22 @@ impl Transport for TcpTransport {
 }
 
 /// One system call's worth from the front of the queue.
-fn send_once<'a>(stream: &tokio::net::TcpStream, queue: &'a OutQueue, bytes_max: usize) -> io::Result<usize> {
-    let mut parts = queue.parts();
-    match parts.next() {
+fn send_once(stream: &tokio::net::TcpStream, queue: &OutQueue, bytes_max: usize) -> io::Result<usize> {
+    match queue.parts().next() {
         None => Ok(0),
         Some(OutPart::File(region)) => {
             let count = (region.len_bytes as usize).min(bytes_max);
             send_region(stream, region, count)
         }
-        Some(OutPart::Bytes(first)) => {
+        Some(OutPart::Bytes(_)) => {
             let mut slices = [IoSlice::new(&[]); IO_SLICES_MAX];
-            let mut room = bytes_max;
-            let mut cut = |bytes: &'a [u8]| {
-                let count = bytes.len().min(room);
-                room -= count;
-                IoSlice::new(&bytes[..count])
-            };
-            slices[0] = cut(first);
-            let mut used = 1;
-            let mut is_followed_by_file = false;
-            for part in parts {
+            let (mut used, mut room, mut is_followed_by_file) = (0, bytes_max, false);
+            for part in queue.parts() {
                 match part {
-                    OutPart::Bytes(bytes) if used < IO_SLICES_MAX => {
-                        slices[used] = cut(bytes);
-                        used += 1;
+                    OutPart::Bytes(bytes) if used < IO_SLICES_MAX && room > 0 => {
+                        let count = bytes.len().min(room);
+                        slices[used] = IoSlice::new(&bytes[..count]);
+                        (used, room) = (used + 1, room - count);
                     }
                     OutPart::Bytes(_) => break,
                     OutPart::File(_) => {
@@ -166,4 +158,22 @@ fn send_region(
         return Err(io::Error::new(io::ErrorKind::UnexpectedEof, "the segment ends before the region"));
     }
     send_slices(stream, &[IoSlice::new(&copy[..read])], false)
+}
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn one_call_sends_no_more_than_its_bytes_however_many_parts_wait() {
+        let listener = tokio::net::TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
+        let stream = tokio::net::TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+        stream.writable().await.unwrap();
+        let mut queue = OutQueue::default();
+        (0..4).for_each(|_| queue.push(OutPart::Bytes(Bytes::from_static(&[7; 1000]))));
+        assert_eq!(TcpTransport(stream).try_send(&mut queue, 2500).unwrap().bytes, 2500);
+        assert_eq!(queue.bytes(), 1500);
+    }
 }

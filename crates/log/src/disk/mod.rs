@@ -20,8 +20,8 @@ use std::sync::Arc;
 /// The longest vector one `pwritev` takes (IOV_MAX of Linux).
 pub const IO_SLICES_MAX: usize = 1024;
 
-/// What position, length and memory of [`DiskFile::read_past_cache`] are multiples of: no device
-/// wants more than a page.
+/// What position, length and memory of [`DiskFile::read_past_cache`] are multiples of. A device
+/// that wants more refuses, and is read through the cache.
 pub const DIRECT_ALIGN_BYTES: usize = 4096;
 
 /// How [`Disk::open`] opens a file.
