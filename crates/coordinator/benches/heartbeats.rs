@@ -153,7 +153,7 @@ fn consumer_groups() -> (Bench, Vec<ConsumerGroupHeartbeatRequest>) {
 }
 
 fn consumer_heartbeat(request: &ConsumerGroupHeartbeatRequest) -> GroupCommand {
-    let client = Client { id: "consumer".to_owned(), host: "/127.0.0.1".to_owned() };
+    let client = Client { id: "consumer".into(), host: "/127.0.0.1".into() };
     GroupCommand::ConsumerGroupHeartbeat { request: request.clone(), version: 1, client }
 }
 

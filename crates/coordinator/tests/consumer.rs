@@ -7,7 +7,7 @@ use consumer_client::{beat, describe, error_of, join, of_instance, owning, say, 
 use insta::assert_snapshot;
 use klamm_cluster::image::ConfigResourceType;
 use klamm_cluster::record::MetadataRecord;
-use klamm_coordinator::group::{GroupCommand, GroupReply, GroupTimer};
+use klamm_coordinator::group::{Client, GroupCommand, GroupReply, GroupTimer};
 use klamm_protocol::error_code::ErrorCode;
 use klamm_protocol::messages::consumer_group_heartbeat::ConsumerGroupHeartbeatRequest;
 use klamm_protocol::messages::group_records::{
@@ -265,6 +265,18 @@ fn a_topic_that_grows_is_noticed_by_the_next_heartbeat() {
     world.delete_topic("t");
     say(&mut world, beat("a", 3));
     assert_snapshot!(world.take_transcript());
+}
+
+#[test]
+fn where_a_member_comes_from_is_noted_when_it_changes() {
+    let mut world = world();
+    world.create_topic("t", 2);
+    say(&mut world, join("a", &["t"]));
+    say(&mut world, beat("a", 2));
+    let client = Client { id: text("moved"), host: text("/10.0.0.1") };
+    world.call(GroupCommand::ConsumerGroupHeartbeat { request: beat("a", 2), version: 1, client });
+    let member = describe(&mut world).members.remove(0);
+    assert_eq!((&*member.client_id, &*member.client_host), ("moved", "/10.0.0.1"));
 }
 
 #[test]

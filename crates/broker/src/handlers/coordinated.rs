@@ -13,10 +13,7 @@ use crate::host::Host;
 
 /// Who sent `frame`.
 pub(super) fn client(context: &ConnectionContext, frame: &Frame) -> Client {
-    Client {
-        id: frame.header.client_id.as_deref().unwrap_or_default().to_owned(),
-        host: format!("/{}", context.peer.ip()),
-    }
+    Client { id: frame.header.client_id.clone().unwrap_or_default(), host: context.client_host.clone() }
 }
 
 /// The answer of the coordinator of `group_id`, or the error that says why there is none.

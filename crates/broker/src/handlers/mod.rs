@@ -49,13 +49,12 @@ mod txn_offset_commit;
 mod write_txn_markers;
 
 use std::future::Future;
-use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::Arc;
 
 use bytes::Bytes;
 use klamm_protocol::api_key::ApiKey;
-use klamm_protocol::wire::{self, Decoder, Message, Part, Request, RequestHeader};
+use klamm_protocol::wire::{self, Decoder, Message, Part, Request, RequestHeader, WireStr};
 
 use crate::broker::Broker;
 use crate::host::{Host, OutPart};
@@ -159,7 +158,8 @@ pub(crate) fn handle<H: Host>(broker: &Arc<Broker<H>>, context: &ConnectionConte
 #[derive(Debug)]
 pub(crate) struct ConnectionContext {
     pub(crate) listener_name: Arc<str>,
-    pub(crate) peer: SocketAddr,
+    /// The peer's address as Java writes it: `/127.0.0.1`.
+    pub(crate) client_host: WireStr,
 }
 
 /// A request whose header is decoded.

@@ -7,11 +7,14 @@
     reason = "implements Transport on real sockets"
 )]
 
+use std::future::Future as _;
 use std::io::{self, IoSlice};
 use std::net::SocketAddr;
+use std::pin::pin;
+use std::task::{Context, Poll, Waker};
 
 use bytes::BytesMut;
-use tokio::io::Interest as TokioInterest;
+use tokio::io::{AsyncReadExt as _, Interest as TokioInterest};
 
 use super::{Interest, Listener, OutPart, OutQueue, Sent, Transport};
 
@@ -60,7 +63,13 @@ pub struct TcpTransport(tokio::net::TcpStream);
 
 impl Transport for TcpTransport {
     fn try_read(&mut self, into: &mut BytesMut) -> io::Result<usize> {
-        self.0.try_read_buf(into)
+        // A read that does not fill the room has emptied the socket: tokio then waits for the next event, and the
+        // system call that would only say so is not made. This poll wakes nobody: whoever waits, waits for `ready`.
+        let mut context = Context::from_waker(Waker::noop());
+        match pin!(self.0.read_buf(into)).poll(&mut context) {
+            Poll::Ready(result) => result,
+            Poll::Pending => Err(io::ErrorKind::WouldBlock.into()),
+        }
     }
 
     fn try_send(&mut self, queue: &mut OutQueue, bytes_max: usize) -> io::Result<Sent> {

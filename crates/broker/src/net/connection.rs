@@ -15,6 +15,8 @@ use std::pin::Pin;
 use std::sync::Arc;
 
 use bytes::Bytes;
+use futures_util::StreamExt as _;
+use futures_util::stream::FuturesUnordered;
 use klamm_protocol::api_key::ApiKey;
 use klamm_protocol::time::MonoMs;
 use tokio::sync::watch;
@@ -46,7 +48,8 @@ const QUEUED_BYTES_MAX: usize = 4 * 1024 * 1024;
 const MEMORY_RETRY_MS: u64 = 10;
 
 type Answer = Pin<Box<dyn Future<Output = Handled> + Send>>;
-type Timer = Pin<Box<dyn Future<Output = ()> + Send>>;
+/// Seldom happens, and is not asked about each time a request comes.
+type Seldom = FuturesUnordered<Pin<Box<dyn Future<Output = Event> + Send>>>;
 
 /// Serves one connection until it ends.
 pub(crate) async fn serve<H: Host>(
@@ -63,8 +66,8 @@ pub(crate) async fn serve<H: Host>(
         usize::try_from(broker.config.socket_request_max_bytes).unwrap_or(0),
     );
     let mut connection = Connection {
-        idle_timer: Box::pin(broker.host.sleep_until(now.plus_ms(broker.idle_ms_max()))),
-        context: ConnectionContext { listener_name, peer },
+        seldom: Seldom::new(),
+        context: ConnectionContext { listener_name, client_host: format!("/{}", peer.ip()).into() },
         waker: Arc::default(),
         input,
         out: OutQueue::default(),
@@ -81,6 +84,12 @@ pub(crate) async fn serve<H: Host>(
         transport,
         broker,
     };
+    connection.set_idle_timer(now);
+    let mut stopped = connection.stop.clone();
+    connection.seldom.push(Box::pin(async move {
+        let _ = stopped.changed().await;
+        Event::Stop
+    }));
     let reason = connection.run().await;
     tracing::debug!(%peer, %reason, "connection closed");
     drop(permit);
@@ -103,7 +112,8 @@ struct Connection<H: Host> {
     /// The peer sends no more.
     is_peer_gone: bool,
     last_activity: MonoMs,
-    idle_timer: Timer,
+    /// The idle timer, and the broker's stop.
+    seldom: Seldom,
     /// The memory budget had no room at the last read.
     is_starved: bool,
     /// The broker stops. Looked at once a turn: what `stop` holds is behind a lock that all connections share.
@@ -372,15 +382,8 @@ impl<H: Host> Connection<H> {
     async fn next_event(&mut self) -> Result<Event, CloseReason> {
         let interest = Interest { read: self.may_read() && !self.is_starved, write: !self.out.is_empty() };
         let is_starved = self.is_starved;
-        let is_stopping = self.is_stopping;
-        let retry = async {
-            if is_starved {
-                let host = &self.broker.host;
-                host.sleep_until(host.mono().plus_ms(MEMORY_RETRY_MS)).await;
-            } else {
-                std::future::pending().await
-            }
-        };
+        let host = &self.broker.host;
+        let retry = async { host.sleep_until(host.mono().plus_ms(MEMORY_RETRY_MS)).await };
         tokio::select! { biased;
             answer = poll_answer(&mut self.barrier) => Ok(Event::Answered(answer)),
             () = self.waker.woken() => Ok(Event::Woken),
@@ -388,9 +391,8 @@ impl<H: Host> Connection<H> {
                 Ok(()) => Ok(Event::Socket),
                 Err(error) => Err(CloseReason::Io(error.to_string())),
             },
-            () = retry => Ok(Event::MemoryRetry),
-            _ = self.stop.changed(), if !is_stopping => Ok(Event::Stop),
-            () = &mut self.idle_timer => Ok(Event::Timer),
+            () = retry, if is_starved => Ok(Event::MemoryRetry),
+            Some(event) = self.seldom.next() => Ok(event),
         }
     }
 
@@ -402,9 +404,16 @@ impl<H: Host> Connection<H> {
         if !is_waiting && now.since_ms(self.last_activity) >= idle_ms_max {
             return Err(CloseReason::Idle);
         }
-        let from = if is_waiting { now } else { self.last_activity };
-        self.idle_timer = Box::pin(self.broker.host.sleep_until(from.plus_ms(idle_ms_max)));
+        self.set_idle_timer(if is_waiting { now } else { self.last_activity });
         Ok(())
+    }
+
+    fn set_idle_timer(&mut self, from: MonoMs) {
+        let sleep = self.broker.host.sleep_until(from.plus_ms(self.broker.idle_ms_max()));
+        self.seldom.push(Box::pin(async move {
+            sleep.await;
+            Event::Timer
+        }));
     }
 }
 

@@ -9,14 +9,16 @@ use super::CloseReason;
 use super::memory::{Claim, MemoryBudget};
 use std::sync::Arc;
 
-/// One read asks for at least this much room.
+/// One read asks for this much room, where much came the last time.
 const READ_BYTES: usize = 64 * 1024;
+/// And for this much where little came: many connections only ever send small requests.
+const READ_BYTES_MIN: usize = 4 * 1024;
 /// A frame of which [`READ_BYTES`] have arrived gets its whole room at once up to this size;
 /// a larger one grows by doubling.
 const WHOLE_FRAME_BYTES_MAX: usize = 1024 * 1024;
 /// What a connection gets even while the memory budget is spent.
 const ALWAYS_GRANTED_BYTES: usize = 8 * 1024;
-/// A waiting remainder below this is copied out of its large buffer.
+/// A waiting remainder below this is copied out of its larger buffer.
 const SMALL_REMAINDER_BYTES: usize = 4 * 1024;
 
 /// The buffer.
@@ -25,11 +27,21 @@ pub(crate) struct Input {
     buffer: BytesMut,
     claim: Claim,
     frame_bytes_max: usize,
+    /// Cut since the last [`Input::settle`].
+    cut_bytes: usize,
+    /// Room for the first read of the next turn.
+    expected_bytes: usize,
 }
 
 impl Input {
     pub(crate) fn new(budget: Arc<MemoryBudget>, frame_bytes_max: usize) -> Self {
-        Self { buffer: BytesMut::new(), claim: Claim::new(budget), frame_bytes_max }
+        Self {
+            buffer: BytesMut::new(),
+            claim: Claim::new(budget),
+            frame_bytes_max,
+            cut_bytes: 0,
+            expected_bytes: READ_BYTES_MIN,
+        }
     }
 
     /// Bytes read and not yet cut.
@@ -43,10 +55,11 @@ impl Input {
         let missing = self.missing_bytes();
         if spare == 0
             || spare < missing.min(READ_BYTES / 4)
-            || self.buffer.is_empty() && spare < READ_BYTES / 4
+            || self.buffer.is_empty() && spare < self.expected_bytes / 4
         {
             let wanted = match self.buffer.len() {
-                0..READ_BYTES => READ_BYTES,
+                0 => self.expected_bytes,
+                1..READ_BYTES => READ_BYTES,
                 len => missing.min(len.max(WHOLE_FRAME_BYTES_MAX)).max(READ_BYTES),
             };
             let mut wanted = wanted;
@@ -70,6 +83,7 @@ impl Input {
         }
         let mut frame = self.buffer.split_to(4 + length).freeze();
         drop(frame.split_to(4));
+        self.cut_bytes += 4 + length;
         Ok(Some(frame))
     }
 
@@ -92,11 +106,12 @@ impl Input {
 
     /// After a turn: gives back what the remainder does not need.
     pub(crate) fn settle(&mut self) {
+        let twice = 2 * std::mem::take(&mut self.cut_bytes).min(READ_BYTES);
+        self.expected_bytes = twice.next_power_of_two().clamp(READ_BYTES_MIN, READ_BYTES);
         if self.buffer.is_empty() {
             self.buffer = BytesMut::new();
             self.claim.resize(0);
-        } else if self.buffer.len() <= SMALL_REMAINDER_BYTES
-            && self.buffer.capacity() > 2 * SMALL_REMAINDER_BYTES
+        } else if self.buffer.len() <= SMALL_REMAINDER_BYTES && self.buffer.capacity() > 2 * self.buffer.len()
         {
             self.buffer = BytesMut::from(&self.buffer[..]);
             self.claim.resize(self.buffer.len());
@@ -191,6 +206,29 @@ mod tests {
             feed(&mut input, &length.to_be_bytes());
             assert_eq!(input.cut(), Err(CloseReason::FrameLength(length)));
         }
+    }
+
+    #[test]
+    fn room_is_as_large_as_what_came_the_last_time() {
+        let budget = MemoryBudget::new(10 << 20);
+        let mut input = Input::new(budget.clone(), 1 << 20);
+        let mut room_after = |lengths: &[usize]| {
+            for length in lengths {
+                feed(&mut input, &frame(*length));
+                input.cut().unwrap().expect("it is whole");
+            }
+            input.settle();
+            let room = input.room().expect("the budget suffices").capacity();
+            input.settle();
+            room
+        };
+        assert_eq!(room_after(&[]), READ_BYTES_MIN);
+        assert_eq!(room_after(&[150; 3]), READ_BYTES_MIN);
+        assert_eq!(room_after(&[10_000]), 32 * 1024);
+        assert_eq!(room_after(&[100_000; 2]), READ_BYTES);
+        assert_eq!(room_after(&[150]), READ_BYTES_MIN);
+        drop(input);
+        assert_eq!(budget.used_bytes(), 0);
     }
 
     #[test]

@@ -1,9 +1,11 @@
 //! How other threads reach a connection: they leave a completion and wake it, once.
 
+use std::future::poll_fn;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::task::Poll;
 
-use tokio::sync::Notify;
+use futures_util::task::AtomicWaker;
 
 /// A parked batch has its answer.
 #[derive(Debug)]
@@ -22,7 +24,8 @@ pub(crate) struct ConnWaker<R> {
     completions: Mutex<Vec<Completion<R>>>,
     has_completions: AtomicBool,
     queued_bytes: AtomicUsize,
-    woken: Notify,
+    is_woken: AtomicBool,
+    task: AtomicWaker,
 }
 
 impl<R> Default for ConnWaker<R> {
@@ -31,7 +34,8 @@ impl<R> Default for ConnWaker<R> {
             completions: Mutex::new(Vec::new()),
             has_completions: AtomicBool::new(false),
             queued_bytes: AtomicUsize::new(0),
-            woken: Notify::new(),
+            is_woken: AtomicBool::new(false),
+            task: AtomicWaker::new(),
         }
     }
 }
@@ -60,12 +64,19 @@ impl<R> ConnWaker<R> {
 
     /// Wakes the connection; several wakes before it looks are one.
     pub(crate) fn wake(&self) {
-        self.woken.notify_one();
+        if !self.is_woken.swap(true, Ordering::AcqRel) {
+            self.task.wake();
+        }
     }
 
-    /// Resolves after a [`ConnWaker::wake`].
+    /// Resolves after a [`ConnWaker::wake`]; only the connection's own task waits here.
     pub(crate) async fn woken(&self) {
-        self.woken.notified().await;
+        poll_fn(|context| {
+            // Before the look: a wake behind it finds the task.
+            self.task.register(context.waker());
+            if self.is_woken.swap(false, Ordering::AcqRel) { Poll::Ready(()) } else { Poll::Pending }
+        })
+        .await;
     }
 
     /// What was left since the last look.

@@ -58,9 +58,9 @@ pub type GroupOutcome = Outcome<GroupCoordinator>;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Client {
     /// Its client id; empty without one.
-    pub id: String,
+    pub id: WireStr,
     /// Its address as Java writes it: `/127.0.0.1`.
-    pub host: String,
+    pub host: WireStr,
 }
 
 /// What a group coordinator is asked. All but the lists concern one group; the topics of offsets have

@@ -332,5 +332,5 @@ impl World {
 
 /// A client by its id, on this machine.
 pub fn client(id: &str) -> Client {
-    Client { id: id.to_owned(), host: "/127.0.0.1".to_owned() }
+    Client { id: id.to_owned().into(), host: "/127.0.0.1".into() }
 }

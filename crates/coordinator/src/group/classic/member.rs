@@ -73,8 +73,7 @@ impl Member {
             -1 => record.session_timeout,
             timeout_ms => timeout_ms,
         };
-        let client =
-            Client { id: record.client_id.as_str().to_owned(), host: record.client_host.as_str().to_owned() };
+        let client = Client { id: record.client_id.clone(), host: record.client_host.clone() };
         let protocols =
             vec![Protocol { name: protocol.into(), metadata: record.subscription.as_ref().into() }];
         Self {

@@ -74,6 +74,17 @@ pub(super) struct Session {
     pub timer_at: MonoMs,
 }
 
+impl Session {
+    /// Moves the deadline, if the timer does not fire too late for it.
+    pub fn prolong(&mut self, deadline: MonoMs) -> bool {
+        let is_in_time = self.timer_at <= deadline;
+        if is_in_time {
+            self.deadline = deadline;
+        }
+        is_in_time
+    }
+}
+
 /// How often each thing is there.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Counts(BTreeMap<Arc<str>, usize>);

@@ -38,7 +38,14 @@ impl GroupCoordinator {
         let (records, timers) = (out.records.len(), out.timers.len());
         let answered = validate(cx, request, version).and_then(|()| match request.member_epoch {
             LEAVE_EPOCH | STATIC_LEAVE_EPOCH => self.leave(cx, request, out),
-            _ => self.beat(cx, request, client, out),
+            _ => match self.steady_beat(cx, request, client) {
+                Some(answer) => {
+                    debug_assert_eq!(self.beat(cx, request, client, out).ok().as_ref(), Some(&answer));
+                    debug_assert_eq!((out.records.len(), out.timers.len()), (records, timers));
+                    Ok(answer)
+                }
+                None => self.beat(cx, request, client, out),
+            },
         });
         answered.unwrap_or_else(|refusal| {
             out.records.truncate(records);
@@ -368,14 +375,12 @@ impl Soft {
         out: &mut GroupOutcome,
     ) {
         let deadline = cx.mono.plus_ms(timeout_ms);
-        match self.sessions.get_mut(member_id) {
-            Some(session) if session.timer_at <= deadline => session.deadline = deadline,
-            _ => {
-                self.sessions.insert(member_id.clone(), Session { deadline, timer_at: deadline });
-                let timer = ConsumerTimer::Session(member_id.clone());
-                out.set_timer(GroupTimer::Consumer(group_id.clone(), timer), deadline);
-            }
+        if self.sessions.get_mut(member_id).is_some_and(|session| session.prolong(deadline)) {
+            return;
         }
+        self.sessions.insert(member_id.clone(), Session { deadline, timer_at: deadline });
+        let timer = ConsumerTimer::Session(member_id.clone());
+        out.set_timer(GroupTimer::Consumer(group_id.clone(), timer), deadline);
     }
 }
 

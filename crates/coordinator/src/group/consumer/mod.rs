@@ -23,6 +23,7 @@ mod records;
 mod regex;
 mod replay;
 mod request;
+mod steady;
 mod target;
 mod topics;
 
