@@ -3,7 +3,8 @@
 //! Whoever asks takes the machine's role, if it is free, and decides on its own thread: records are
 //! appended and applied, answers held back until they are committed. Who comes meanwhile leaves its
 //! command in the queue and goes away: nobody waits for a machine on a network worker, because an
-//! append may be slow. The shard's task loads, fires timers and loads again after a failure.
+//! append may be slow; if the directory is known to be, role and records go to its lane. The shard's task loads, fires
+//! timers and loads again after a failure.
 //!
 //! What the log refuses at once was not applied: that command alone fails, and the machine goes on. An append that
 //! fails later, on another thread, costs the machine; the more such failures in a row, the longer until the next load.
@@ -221,6 +222,11 @@ impl<H: Host, C: Coordinator + Default> Shard<H, C> {
             None => {
                 let (asker, mut answer) = oneshot::channel();
                 active.waiting.insert(key, asker);
+                if !out.records.is_empty() && self.partition.is_slow(&self.world.host) {
+                    drop(guard);
+                    self.carry_out_aside(active, out);
+                    return Ok(Asked::Waits(Pending { answer, dirty: None }));
+                }
                 let dirty = self.carry_out(&mut active, out);
                 match answer.try_recv() {
                     Ok(answered) => answered.map(Asked::Answered),
@@ -261,8 +267,32 @@ impl<H: Host, C: Coordinator + Default> Shard<H, C> {
         self.give_back(active);
     }
 
+    /// What was decided, on a thread that may block, which then gives the role back.
+    fn carry_out_aside(self: &Arc<Self>, mut active: Box<Active<C>>, out: Outcome<C>) {
+        let shard = self.clone();
+        self.partition.dir().aside(&self.world.host, move || {
+            let guard = RoleGuard(&*shard);
+            let dirty = shard.carry_out(&mut active, out);
+            drop(guard);
+            if let Some(dir) = dirty {
+                dir.want_round();
+            }
+            shard.give_back_here(active);
+        });
+    }
+
     /// Does what came meanwhile, then frees the role.
-    fn give_back(self: &Arc<Self>, mut active: Box<Active<C>>) {
+    fn give_back(self: &Arc<Self>, active: Box<Active<C>>) {
+        if self.partition.is_slow(&self.world.host) && !self.locked().queue.is_empty() {
+            let shard = self.clone();
+            self.partition.dir().aside(&self.world.host, move || shard.give_back_here(active));
+        } else {
+            self.give_back_here(active);
+        }
+    }
+
+    /// As [`Shard::give_back`], for who may block.
+    fn give_back_here(self: &Arc<Self>, mut active: Box<Active<C>>) {
         for _ in 0..ROUNDS_MAX {
             let round = {
                 let mut inner = self.locked();

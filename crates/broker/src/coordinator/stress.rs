@@ -21,7 +21,7 @@ use tokio::sync::watch;
 use super::effects::Effects;
 use super::{Asked, Shard, Unavailable, World};
 use crate::host::RealHost;
-use crate::partition::stress::{directory_on, partition_in};
+use crate::partition::stress::{directory_on, partition_in, slow_down};
 
 const ASKERS: usize = 8;
 const ROUNDS: usize = 300;
@@ -168,14 +168,27 @@ fn asking_flushes_nothing_and_waits_only_for_a_flush() {
     });
 }
 
-/// Markers, transactions and plain commands, refused ones and such as nobody waits for any more: none of them costs
-/// the machine, and all get an answer.
 #[test]
 fn the_role_is_lent_and_comes_back_under_contention() {
-    on_threads(async {
+    contend(false);
+}
+
+#[test]
+fn the_role_comes_back_from_a_slow_directorys_threads() {
+    contend(true);
+}
+
+/// Markers, transactions and plain commands, refused ones and such as nobody waits for any more: none of them costs
+/// the machine, and all get an answer.
+fn contend(is_slow: bool) {
+    on_threads(async move {
         let disk = MemoryDisk::new();
-        let partition = partition_in(&directory_on(&disk), &disk, 0, Durability::PageCache);
+        let dir = directory_on(&disk);
+        let partition = partition_in(&dir, &disk, 0, Durability::PageCache);
         let host = RealHost::new();
+        if is_slow {
+            slow_down(&dir, &host);
+        }
         let (_stop, stopped) = watch::channel(false);
         let shard = Shard::<RealHost, Scribe>::start(world(host.clone()), partition.clone(), stopped);
         while shard.ask(false).await == Err(Unavailable::Loading) {

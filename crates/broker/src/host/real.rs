@@ -118,12 +118,19 @@ impl Host for RealHost {
         });
     }
 
-    fn maybe_slow<T>(&self, pressure: &DirPressure, job: impl FnOnce() -> T) -> T {
+    fn timed<T>(&self, pressure: &DirPressure, job: impl FnOnce() -> T) -> T {
         let began = self.mono();
         let waits_before = pressure.is_watched(began).then(thread_waits);
-        let result = if pressure.is_slow(began) { tokio::task::block_in_place(job) } else { job() };
+        let result = job();
         pressure.note_write(began, self.mono(), waits_before.map(|before| thread_waits() != before));
         result
+    }
+
+    fn maybe_slow<T>(&self, pressure: &DirPressure, job: impl FnOnce() -> T) -> T {
+        match pressure.is_slow(self.mono()) {
+            true => tokio::task::block_in_place(|| self.timed(pressure, job)),
+            false => self.timed(pressure, job),
+        }
     }
 
     async fn listen(&self, name: &str, port: u16) -> io::Result<TcpListener> {

@@ -21,6 +21,8 @@ use super::{DirPressure, Host, Interest, Listener, OutPart, OutQueue, Pool, Sent
 
 /// Bytes a simulated socket holds before the sender must wait.
 const PIPE_BYTES_MAX: usize = 64 * 1024;
+/// Of so many writes one is told to have been slow, though no time passes.
+const SLOW_WRITE_EVERY: u64 = 32;
 /// The wall's clock when a simulation starts: 2026-01-01 UTC.
 pub(crate) const WALL_START_MS: i64 = 1_767_225_600_000;
 
@@ -150,8 +152,17 @@ impl Host for SimHost {
         work();
     }
 
-    fn maybe_slow<T>(&self, _pressure: &DirPressure, job: impl FnOnce() -> T) -> T {
-        job()
+    fn timed<T>(&self, pressure: &DirPressure, job: impl FnOnce() -> T) -> T {
+        let result = job();
+        if self.draw().is_multiple_of(SLOW_WRITE_EVERY) {
+            let now = self.mono();
+            pressure.note_write(now, now.plus_ms(DirPressure::SLOW_WRITE_MS), Some(true));
+        }
+        result
+    }
+
+    fn maybe_slow<T>(&self, pressure: &DirPressure, job: impl FnOnce() -> T) -> T {
+        self.timed(pressure, job)
     }
 
     async fn listen(&self, name: &str, port: u16) -> io::Result<SimListener> {

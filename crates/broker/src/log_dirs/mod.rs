@@ -15,6 +15,7 @@ mod availability;
 mod checkpoints;
 mod describe;
 mod error;
+mod lane;
 mod moves;
 mod opening;
 mod places;

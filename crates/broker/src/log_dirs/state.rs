@@ -15,6 +15,7 @@ use klamm_log::LogError;
 use klamm_protocol::ids::DirectoryId;
 use tokio::sync::Notify;
 
+use super::lane::Lane;
 use crate::flusher::DirFlusher;
 use crate::host::DirPressure;
 
@@ -23,6 +24,7 @@ pub(crate) struct DirState {
     pub(crate) path: PathBuf,
     pub(crate) id: DirectoryId,
     pub(crate) pressure: DirPressure,
+    pub(crate) lane: Lane,
     pub(crate) flusher: DirFlusher,
     failure: OnceLock<Arc<LogError>>,
     /// Shared by all directories of a broker.
@@ -32,7 +34,15 @@ pub(crate) struct DirState {
 impl DirState {
     pub(crate) fn new(path: &Path, id: DirectoryId, watch: Arc<Notify>, flusher: DirFlusher) -> Arc<Self> {
         let (path, failure) = (path.to_owned(), OnceLock::new());
-        Arc::new(Self { path, id, pressure: DirPressure::default(), flusher, failure, watch })
+        Arc::new(Self {
+            path,
+            id,
+            pressure: DirPressure::default(),
+            lane: Lane::default(),
+            flusher,
+            failure,
+            watch,
+        })
     }
 
     /// Why nothing here is read or written any more.

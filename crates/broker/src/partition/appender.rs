@@ -47,13 +47,22 @@ impl Partition {
             };
             self.do_round(host, &mut log, round);
         }
-        // Others keep coming faster than this thread writes: it goes back to its own connection.
+        // Others keep coming faster than this thread writes: it goes back to its own connection, or to other partitions.
+        if self.is_slow(host) {
+            return self.hand_over_aside(host, log);
+        }
         let partition = self.clone();
         let host_of_task = host.clone();
         host.spawn("appender", async move {
             tokio::task::yield_now().await;
             partition.hand_over(&host_of_task, log);
         });
+    }
+
+    /// As [`Partition::hand_over`], on a thread that may block.
+    pub(super) fn hand_over_aside<H: Host>(self: &Arc<Self>, host: &H, log: Box<Log>) {
+        let (partition, of_job) = (self.clone(), host.clone());
+        self.dir.load().aside(host, move || partition.hand_over(&of_job, log));
     }
 
     /// All batches between two jobs go into one write.
@@ -138,7 +147,7 @@ impl Partition {
         }
         let plan = log.plan(&self.context(host, origin), batches);
         let results: Vec<AppendResult> = host
-            .maybe_slow(&self.dir.load().pressure, || log.write(plan))
+            .timed(&self.dir.load().pressure, || log.write(plan))
             .into_iter()
             .map(|result| result.map_err(AppendFailure::from))
             .collect();

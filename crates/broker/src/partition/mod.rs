@@ -19,6 +19,8 @@ pub(crate) mod stress;
 pub(crate) mod waiters;
 
 use std::collections::VecDeque;
+use std::future::Future;
+use std::pin::Pin;
 use std::sync::atomic::{AtomicI32, AtomicI64, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 
@@ -104,6 +106,14 @@ fn closed(group: &AppendGroup) -> Vec<Option<AppendResult>> {
 struct Appender {
     role: Role,
     waiting: VecDeque<Work>,
+}
+
+impl Appender {
+    /// Leaves a group to whoever has the role.
+    fn leave(&mut self, group: AppendGroup, owner: &Arc<dyn AppendOwner>) {
+        owner.add_queued(group.batches.iter().map(|batch| batch.bytes.len()).sum());
+        self.waiting.push_back(Work::Append { group, owner: owner.clone() });
+    }
 }
 
 /// Held by who has the appender's role. Should it panic, the log is gone: nobody may wait for it.
@@ -226,7 +236,8 @@ impl Partition {
         self.waiters.changed();
     }
 
-    /// Appends `group` here if nobody else is appending, or leaves it to who is.
+    /// Appends `group` here if nobody else is appending, or leaves it to who is. On a slow directory that is a thread
+    /// that may block.
     pub(crate) fn append<H: Host>(
         self: &Arc<Self>,
         host: &H,
@@ -234,10 +245,36 @@ impl Partition {
         owner: &Arc<dyn AppendOwner>,
     ) -> Append {
         match self.take_turn() {
+            Turn::Mine(log) if self.is_slow(host) => {
+                self.locked().leave(group, owner);
+                self.hand_over_aside(host, log);
+                Append::Queued
+            }
+            turn => self.append_in(turn, host, group, owner),
+        }
+    }
+
+    /// As [`Partition::append`], for who has seen to it that it may block.
+    pub(crate) fn append_here<H: Host>(
+        self: &Arc<Self>,
+        host: &H,
+        group: AppendGroup,
+        owner: &Arc<dyn AppendOwner>,
+    ) -> Append {
+        self.append_in(self.take_turn(), host, group, owner)
+    }
+
+    fn append_in<H: Host>(
+        self: &Arc<Self>,
+        turn: Turn<'_>,
+        host: &H,
+        group: AppendGroup,
+        owner: &Arc<dyn AppendOwner>,
+    ) -> Append {
+        match turn {
             Turn::Mine(log) => Append::Done(self.append_with(host, log, group, owner)),
             Turn::Busy(mut appender) => {
-                owner.add_queued(group.batches.iter().map(|batch| batch.bytes.len()).sum());
-                appender.waiting.push_back(Work::Append { group, owner: owner.clone() });
+                appender.leave(group, owner);
                 Append::Queued
             }
             Turn::Closed => Append::Done(closed(&group)),
@@ -252,10 +289,21 @@ impl Partition {
         owner: &Arc<dyn AppendOwner>,
     ) -> Vec<Option<AppendResult>> {
         loop {
-            match self.take_turn() {
-                Turn::Mine(log) => return self.append_with(host, log, group, owner),
-                Turn::Busy(_) => {}
+            let taken = match self.take_turn() {
+                Turn::Mine(log) => Some(log),
+                Turn::Busy(_) => None,
                 Turn::Closed => return closed(&group),
+            };
+            if let Some(log) = taken {
+                if !self.is_slow(host) {
+                    return self.append_with(host, log, group, owner);
+                }
+                let (partition, of_job, owner) = (self.clone(), host.clone(), owner.clone());
+                let append = move || partition.append_with(&of_job, log, group, &owner);
+                // Boxed, or the compiler does not see that callers' futures are `Send`.
+                let appended: Pin<Box<dyn Future<Output = _> + Send + '_>> =
+                    Box::pin(host.offload(Pool::Flush, append));
+                return appended.await;
             }
             // As in `close`: the role is about to be free.
             if self.with_log(host, |_| ()).await.is_none() {
@@ -276,6 +324,11 @@ impl Partition {
         let results = self.write(host, &mut log, &group.batches, group.origin);
         self.hand_over(host, log);
         self.park(&group.tickets, results, owner)
+    }
+
+    /// True while an append might hold up whoever makes it.
+    pub(crate) fn is_slow<H: Host>(&self, host: &H) -> bool {
+        self.dir.load().is_slow(host)
     }
 
     fn take_turn(&self) -> Turn<'_> {

@@ -22,7 +22,7 @@ use super::acks::AppendOwner;
 use super::{Append, AppendGroup, FlushPolicy, Partition, Ticket};
 use crate::flusher::DirFlusher;
 use crate::handlers::produce::ProduceWaker;
-use crate::host::RealHost;
+use crate::host::{Host as _, RealHost};
 use crate::log_dirs::DirState;
 
 const CONNECTIONS: u64 = 8;
@@ -87,12 +87,25 @@ async fn connection(host: RealHost, partition: Arc<Partition>, number: u64) -> V
 
 #[test]
 fn every_batch_is_answered_once_and_in_order_under_contention() {
-    contend(Durability::PageCache);
+    contend(Durability::PageCache, false);
+}
+
+#[test]
+fn a_slow_directory_loses_no_answer_and_keeps_the_order() {
+    contend(Durability::PageCache, true);
+    contend(Durability::Flushed, true);
 }
 
 #[test]
 fn no_answer_that_waits_for_a_flush_is_lost_under_contention() {
-    contend(Durability::Flushed);
+    contend(Durability::Flushed, false);
+}
+
+/// Makes the directory slow for longer than any test takes.
+pub(crate) fn slow_down(dir: &DirState, host: &RealHost) {
+    let now = host.mono();
+    dir.pressure.note_write(now, now.plus_ms(3_600_000), Some(true));
+    assert!(dir.is_slow(host));
 }
 
 /// A log directory `/d`.
@@ -135,11 +148,11 @@ pub(crate) fn append_one(host: &RealHost, partition: &Arc<Partition>, waker: &Ar
     let owner: Arc<dyn AppendOwner> = waker.clone();
     match partition.append(host, group, &owner) {
         Append::Done(results) => results.iter().any(Option::is_none),
-        Append::Queued => panic!("nobody else appends"),
+        Append::Queued => panic!("nobody else appends, and the directory is not slow"),
     }
 }
 
-fn contend(durability: Durability) {
+fn contend(durability: Durability, is_slow: bool) {
     let runtime =
         tokio::runtime::Builder::new_multi_thread().worker_threads(4).enable_all().build().expect("threads");
     runtime.block_on(async {
@@ -147,6 +160,9 @@ fn contend(durability: Durability) {
         let dir = directory_on(&disk);
         let partition = partition_in(&dir, &disk, 0, durability);
         let host = RealHost::new();
+        if is_slow {
+            slow_down(&dir, &host);
+        }
         tokio::spawn(dir.run_flusher(host.clone()));
         let tasks: Vec<_> = (0..CONNECTIONS)
             .map(|number| tokio::spawn(connection(host.clone(), partition.clone(), number)))

@@ -135,7 +135,7 @@ impl<H: Host, C: Coordinator + Default> Shard<H, C> {
         let group =
             AppendGroup { batches: vec![batch], tickets: vec![ticket], origin: AppendOrigin::Coordinator };
         let owner: Arc<dyn AppendOwner> = self.commits.clone();
-        Ok(match self.partition.append(&self.world.host, group, &owner) {
+        Ok(match self.partition.append_here(&self.world.host, group, &owner) {
             Append::Queued => None,
             Append::Done(results) => match results.into_iter().next() {
                 Some(Some(Err(AppendFailure::Refused(_))))
