@@ -100,6 +100,8 @@ impl DirState {
 
 #[cfg(test)]
 mod tests {
+    #![allow(clippy::disallowed_methods, reason = "the test is about real threads")]
+
     use std::sync::mpsc;
     use std::time::Duration;
 

@@ -19,8 +19,6 @@ pub(crate) mod stress;
 pub(crate) mod waiters;
 
 use std::collections::VecDeque;
-use std::future::Future;
-use std::pin::Pin;
 use std::sync::atomic::{AtomicI32, AtomicI64, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 
@@ -298,12 +296,14 @@ impl Partition {
                 if !self.is_slow(host) {
                     return self.append_with(host, log, group, owner);
                 }
-                let (partition, of_job, owner) = (self.clone(), host.clone(), owner.clone());
-                let append = move || partition.append_with(&of_job, log, group, &owner);
-                // Boxed, or the compiler does not see that callers' futures are `Send`.
-                let appended: Pin<Box<dyn Future<Output = _> + Send + '_>> =
-                    Box::pin(host.offload(Pool::Flush, append));
-                return appended.await;
+                // Whoever waits may go: the log comes back all the same.
+                let (sender, appended) = tokio::sync::oneshot::channel();
+                let (refused, owner) = (closed(&group), owner.clone());
+                let (partition, of_job) = (self.clone(), host.clone());
+                self.dir().aside(host, move || {
+                    let _ = sender.send(partition.append_with(&of_job, log, group, &owner));
+                });
+                return appended.await.unwrap_or(refused);
             }
             // As in `close`: the role is about to be free.
             if self.with_log(host, |_| ()).await.is_none() {
