@@ -128,12 +128,15 @@ struct RoleGuard<'a, H: Host, C: Coordinator>(&'a Shard<H, C>);
 impl<H: Host, C: Coordinator> Drop for RoleGuard<'_, H, C> {
     fn drop(&mut self) {
         if std::thread::panicking() {
-            self.0.commits.fail();
-            let mut inner = self.0.locked();
-            inner.queue.clear();
-            if !matches!(inner.role, Role::Closed) {
-                inner.role = Role::Loading;
+            {
+                let mut inner = self.0.locked();
+                inner.queue.clear();
+                if !matches!(inner.role, Role::Closed) {
+                    inner.role = Role::Loading;
+                }
             }
+            // Wakes the task, which must find the role as it is now.
+            self.0.commits.fail();
         }
     }
 }
@@ -271,11 +274,12 @@ impl<H: Host, C: Coordinator + Default> Shard<H, C> {
     fn carry_out_aside(self: &Arc<Self>, mut active: Box<Active<C>>, out: Outcome<C>) {
         let shard = self.clone();
         self.partition.dir().aside(&self.world.host, move || {
-            let guard = RoleGuard(&*shard);
-            let dirty = shard.carry_out(&mut active, out);
-            drop(guard);
-            if let Some(dir) = dirty {
-                dir.want_round();
+            // What it was decided on may be lost meanwhile.
+            if !shard.commits.has_failed() {
+                let _guard = RoleGuard(&*shard);
+                if let Some(dir) = shard.carry_out(&mut active, out) {
+                    dir.want_round();
+                }
             }
             shard.give_back_here(active);
         });

@@ -64,7 +64,8 @@ pub struct TcpTransport(tokio::net::TcpStream);
 impl Transport for TcpTransport {
     fn try_read(&mut self, into: &mut BytesMut) -> io::Result<usize> {
         // A read that does not fill the room has emptied the socket: tokio then waits for the next event, and the
-        // system call that would only say so is not made. This poll wakes nobody: whoever waits, waits for `ready`.
+        // system call that would only say so is not made. This poll wakes nobody: whoever waits, waits for `ready`; and
+        // where tokio wants the task to yield, the `select!` around that does.
         let mut context = Context::from_waker(Waker::noop());
         match pin!(self.0.read_buf(into)).poll(&mut context) {
             Poll::Ready(result) => result,

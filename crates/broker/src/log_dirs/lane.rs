@@ -11,6 +11,7 @@
 //! for as long as a slow write takes.
 
 use std::collections::VecDeque;
+use std::panic::AssertUnwindSafe;
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use klamm_protocol::time::MonoMs;
@@ -41,27 +42,26 @@ impl Lane {
 
     fn take<H: Host>(&self, host: &H) -> Option<Job> {
         let mut queue = self.locked();
-        match queue.jobs.pop_front() {
-            Some(job) => {
-                queue.taken_at = host.mono();
-                Some(job)
-            }
-            None => {
-                queue.threads -= 1;
-                None
-            }
+        let job = queue.jobs.pop_front();
+        match job {
+            Some(_) => queue.taken_at = host.mono(),
+            None => queue.threads -= 1,
         }
+        job
     }
 }
 
-/// Held by a thread at work. Should a job panic, a thread is missing here.
-struct ThreadGuard<'a>(&'a Lane);
-
-impl Drop for ThreadGuard<'_> {
-    fn drop(&mut self) {
-        if std::thread::panicking() {
-            self.0.locked().threads -= 1;
+impl Queue {
+    /// Counts one thread more if one is needed now.
+    fn wants_thread(&mut self, now: MonoMs) -> bool {
+        let are_stuck = now.since_ms(self.taken_at) >= DirPressure::SLOW_WRITE_MS;
+        let is_wanted =
+            !self.jobs.is_empty() && (self.threads == 0 || are_stuck && self.threads < THREADS_MAX);
+        if is_wanted {
+            self.threads += 1;
+            self.taken_at = now;
         }
+        is_wanted
     }
 }
 
@@ -73,27 +73,31 @@ impl DirState {
 
     /// Runs `job` on a thread that may block, soon.
     pub(crate) fn aside<H: Host>(self: &Arc<Self>, host: &H, job: impl FnOnce() + Send + 'static) {
-        {
-            let mut queue = self.lane.locked();
-            queue.jobs.push_back(Box::new(job));
-            let now = host.mono();
-            let are_stuck = now.since_ms(queue.taken_at) >= DirPressure::SLOW_WRITE_MS;
-            if queue.threads > 0 && !(are_stuck && queue.threads < THREADS_MAX) {
-                return;
-            }
-            queue.threads += 1;
-            queue.taken_at = now;
+        self.lane.locked().jobs.push_back(Box::new(job));
+        self.add_thread(host);
+    }
+
+    fn add_thread<H: Host>(self: &Arc<Self>, host: &H) {
+        if !self.lane.locked().wants_thread(host.mono()) {
+            return;
         }
         let (dir, of_task) = (self.clone(), host.clone());
         host.spawn("slow writes", async move {
-            let of_thread = of_task.clone();
-            let work = move || {
-                let _guard = ThreadGuard(&dir.lane);
-                while let Some(job) = dir.lane.take(&of_thread) {
-                    job();
+            let (of_lane, of_thread) = (dir.clone(), of_task.clone());
+            let work = of_task.offload(Pool::Flush, move || {
+                while let Some(job) = of_lane.lane.take(&of_thread) {
+                    // Whose role it had has seen to that (and the panic is printed); the others' jobs go on.
+                    let _ = std::panic::catch_unwind(AssertUnwindSafe(job));
                 }
-            };
-            of_task.offload(Pool::Flush, work).await;
+            });
+            let mut work = std::pin::pin!(work);
+            loop {
+                let patience = of_task.mono().plus_ms(DirPressure::SLOW_WRITE_MS);
+                tokio::select! { biased;
+                    () = &mut work => return,
+                    () = of_task.sleep_until(patience) => dir.add_thread(&of_task),
+                }
+            }
         });
     }
 }
@@ -122,22 +126,13 @@ mod tests {
             dir.aside(&host, move || assert!(disk.lock().expect("no panic").recv().is_err()));
             let (sender, ran) = tokio::sync::oneshot::channel();
             dir.aside(&host, move || sender.send(()).expect("somebody waits"));
-            let stuck = async {
-                // Whoever comes later finds that nobody takes anything, and brings another thread.
-                loop {
-                    dir.aside(&host, || {});
-                    tokio::task::yield_now().await;
-                }
-            };
-            let others_run = async {
-                tokio::select! { biased;
-                    ran = ran => ran.expect("it ran"),
-                    () = stuck => {}
-                }
-            };
-            tokio::time::timeout(Duration::from_secs(30), others_run).await.expect("one more thread came");
+            tokio::time::timeout(Duration::from_secs(30), ran)
+                .await
+                .expect("another thread came")
+                .expect("it ran");
             assert!((hanging..=THREADS_MAX).contains(&dir.lane.locked().threads));
         }
+        dir.aside(&host, || panic!("as this test wants it"));
         drop(disk_answers);
         while dir.lane.locked().threads > 0 {
             tokio::task::yield_now().await;

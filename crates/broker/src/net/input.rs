@@ -106,8 +106,11 @@ impl Input {
 
     /// After a turn: gives back what the remainder does not need.
     pub(crate) fn settle(&mut self) {
-        let twice = 2 * std::mem::take(&mut self.cut_bytes).min(READ_BYTES);
-        self.expected_bytes = twice.next_power_of_two().clamp(READ_BYTES_MIN, READ_BYTES);
+        // A turn that only sends says nothing of what comes.
+        if self.cut_bytes > 0 {
+            let twice = 2 * std::mem::take(&mut self.cut_bytes).min(READ_BYTES);
+            self.expected_bytes = twice.next_power_of_two().clamp(READ_BYTES_MIN, READ_BYTES);
+        }
         if self.buffer.is_empty() {
             self.buffer = BytesMut::new();
             self.claim.resize(0);

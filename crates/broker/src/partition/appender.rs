@@ -147,7 +147,7 @@ impl Partition {
         }
         let plan = log.plan(&self.context(host, origin), batches);
         let results: Vec<AppendResult> = host
-            .timed(&self.dir.load().pressure, || log.write(plan))
+            .maybe_slow(&self.dir.load().pressure, || log.write(plan))
             .into_iter()
             .map(|result| result.map_err(AppendFailure::from))
             .collect();

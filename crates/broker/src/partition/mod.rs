@@ -287,23 +287,10 @@ impl Partition {
         owner: &Arc<dyn AppendOwner>,
     ) -> Vec<Option<AppendResult>> {
         loop {
-            let taken = match self.take_turn() {
-                Turn::Mine(log) => Some(log),
-                Turn::Busy(_) => None,
+            match self.take_turn() {
+                Turn::Mine(log) => return self.append_with(host, log, group, owner),
+                Turn::Busy(_) => {}
                 Turn::Closed => return closed(&group),
-            };
-            if let Some(log) = taken {
-                if !self.is_slow(host) {
-                    return self.append_with(host, log, group, owner);
-                }
-                // Whoever waits may go: the log comes back all the same.
-                let (sender, appended) = tokio::sync::oneshot::channel();
-                let (refused, owner) = (closed(&group), owner.clone());
-                let (partition, of_job) = (self.clone(), host.clone());
-                self.dir().aside(host, move || {
-                    let _ = sender.send(partition.append_with(&of_job, log, group, &owner));
-                });
-                return appended.await.unwrap_or(refused);
             }
             // As in `close`: the role is about to be free.
             if self.with_log(host, |_| ()).await.is_none() {
