@@ -281,22 +281,17 @@ impl<H: Host, C: Coordinator + Default> Shard<H, C> {
                     dir.want_round();
                 }
             }
-            shard.give_back_here(active);
+            shard.work_off(active, true);
         });
     }
 
     /// Does what came meanwhile, then frees the role.
     fn give_back(self: &Arc<Self>, active: Box<Active<C>>) {
-        if self.partition.is_slow(&self.world.host) && !self.locked().queue.is_empty() {
-            let shard = self.clone();
-            self.partition.dir().aside(&self.world.host, move || shard.give_back_here(active));
-        } else {
-            self.give_back_here(active);
-        }
+        self.work_off(active, false);
     }
 
-    /// As [`Shard::give_back`], for who may block.
-    fn give_back_here(self: &Arc<Self>, mut active: Box<Active<C>>) {
+    /// As [`Shard::give_back`]; who may not block leaves it to the lane while the directory is slow.
+    fn work_off(self: &Arc<Self>, mut active: Box<Active<C>>, may_block: bool) {
         for _ in 0..ROUNDS_MAX {
             let round = {
                 let mut inner = self.locked();
@@ -318,6 +313,12 @@ impl<H: Host, C: Coordinator + Default> Shard<H, C> {
                         self.changed.notify_one();
                     }
                     return;
+                }
+                if !may_block && self.partition.is_slow(&self.world.host) {
+                    drop(inner);
+                    let shard = self.clone();
+                    let work_off = move || shard.work_off(active, true);
+                    return self.partition.dir().aside(&self.world.host, work_off);
                 }
                 std::mem::take(&mut inner.queue)
             };

@@ -66,10 +66,9 @@ pub trait Host: Clone + Send + Sync + 'static {
     /// Runs `work` on up to `threads` threads at once and returns when all are done. Blocks:
     /// only from within [`Host::offload`].
     fn run_parallel(&self, work: &(dyn Fn() + Sync), threads: usize);
-    /// Runs `job`, a write, here and now, and notes how slow its directory is.
-    fn timed<T>(&self, pressure: &DirPressure, job: impl FnOnce() -> T) -> T;
-    /// As [`Host::timed`]; while the directory is slow, in a way that lets this thread's other tasks go on elsewhere.
-    /// Each time costs two changes of threads, and maybe a new one: for what one at a time does.
+    /// Runs `job`, a write, here and now, and notes how slow its directory is; while it is slow, in a way that lets this
+    /// thread's other tasks go on elsewhere. That costs two changes of threads, and maybe a new one: what many do at
+    /// once goes to the directory's lane instead.
     fn maybe_slow<T>(&self, pressure: &DirPressure, job: impl FnOnce() -> T) -> T;
     /// Opens a listening socket on a host's name or address; an empty one is every interface.
     fn listen(&self, name: &str, port: u16) -> impl Future<Output = io::Result<Self::Listener>> + Send;

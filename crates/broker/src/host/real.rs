@@ -118,18 +118,18 @@ impl Host for RealHost {
         });
     }
 
-    fn timed<T>(&self, pressure: &DirPressure, job: impl FnOnce() -> T) -> T {
-        let began = self.mono();
-        let waits_before = pressure.is_watched(began).then(thread_waits);
-        let result = job();
-        pressure.note_write(began, self.mono(), waits_before.map(|before| thread_waits() != before));
-        result
-    }
-
     fn maybe_slow<T>(&self, pressure: &DirPressure, job: impl FnOnce() -> T) -> T {
-        match pressure.is_slow(self.mono()) {
-            true => tokio::task::block_in_place(|| self.timed(pressure, job)),
-            false => self.timed(pressure, job),
+        let timed = |began: MonoMs| {
+            let waits_before = pressure.is_watched(began).then(thread_waits);
+            let result = job();
+            pressure.note_write(began, self.mono(), waits_before.map(|before| thread_waits() != before));
+            result
+        };
+        let now = self.mono();
+        match pressure.is_slow(now) {
+            // What the change of threads takes is no write.
+            true => tokio::task::block_in_place(|| timed(self.mono())),
+            false => timed(now),
         }
     }
 

@@ -152,17 +152,13 @@ impl Host for SimHost {
         work();
     }
 
-    fn timed<T>(&self, pressure: &DirPressure, job: impl FnOnce() -> T) -> T {
+    fn maybe_slow<T>(&self, pressure: &DirPressure, job: impl FnOnce() -> T) -> T {
         let result = job();
         if self.draw().is_multiple_of(SLOW_WRITE_EVERY) {
             let now = self.mono();
             pressure.note_write(now, now.plus_ms(DirPressure::SLOW_WRITE_MS), Some(true));
         }
         result
-    }
-
-    fn maybe_slow<T>(&self, pressure: &DirPressure, job: impl FnOnce() -> T) -> T {
-        self.timed(pressure, job)
     }
 
     async fn listen(&self, name: &str, port: u16) -> io::Result<SimListener> {

@@ -73,14 +73,17 @@ impl DirState {
 
     /// Runs `job` on a thread that may block, soon.
     pub(crate) fn aside<H: Host>(self: &Arc<Self>, host: &H, job: impl FnOnce() + Send + 'static) {
-        self.lane.locked().jobs.push_back(Box::new(job));
-        self.add_thread(host);
+        let wants_thread = {
+            let mut queue = self.lane.locked();
+            queue.jobs.push_back(Box::new(job));
+            queue.wants_thread(host.mono())
+        };
+        if wants_thread {
+            self.start_thread(host);
+        }
     }
 
-    fn add_thread<H: Host>(self: &Arc<Self>, host: &H) {
-        if !self.lane.locked().wants_thread(host.mono()) {
-            return;
-        }
+    fn start_thread<H: Host>(self: &Arc<Self>, host: &H) {
         let (dir, of_task) = (self.clone(), host.clone());
         host.spawn("slow writes", async move {
             let (of_lane, of_thread) = (dir.clone(), of_task.clone());
@@ -95,7 +98,11 @@ impl DirState {
                 let patience = of_task.mono().plus_ms(DirPressure::SLOW_WRITE_MS);
                 tokio::select! { biased;
                     () = &mut work => return,
-                    () = of_task.sleep_until(patience) => dir.add_thread(&of_task),
+                    () = of_task.sleep_until(patience) => {
+                        if dir.lane.locked().wants_thread(of_task.mono()) {
+                            dir.start_thread(&of_task);
+                        }
+                    }
                 }
             }
         });
@@ -132,11 +139,31 @@ mod tests {
                 .expect("it ran");
             assert!((hanging..=THREADS_MAX).contains(&dir.lane.locked().threads));
         }
-        dir.aside(&host, || panic!("as this test wants it"));
         drop(disk_answers);
-        while dir.lane.locked().threads > 0 {
-            tokio::task::yield_now().await;
-        }
+        let emptied = async {
+            while dir.lane.locked().threads > 0 {
+                tokio::task::yield_now().await;
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(30), emptied).await.expect("all threads go");
         assert!(dir.lane.locked().jobs.is_empty());
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_job_that_panics_strands_none_behind_it() {
+        let (dir, host) = (directory_on(&MemoryDisk::new()), RealHost::new());
+        let (go_on, all_are_there) = mpsc::channel::<()>();
+        dir.aside(&host, move || {
+            all_are_there.recv().expect("the others come");
+            panic!("as this test wants it");
+        });
+        dir.lane.locked().threads = THREADS_MAX;
+        let (sender, ran) = tokio::sync::oneshot::channel();
+        dir.aside(&host, move || sender.send(()).expect("somebody waits"));
+        go_on.send(()).expect("it waits");
+        tokio::time::timeout(Duration::from_secs(30), ran)
+            .await
+            .expect("its thread goes on")
+            .expect("it ran");
     }
 }

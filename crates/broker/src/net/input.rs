@@ -229,6 +229,7 @@ mod tests {
         assert_eq!(room_after(&[150; 3]), READ_BYTES_MIN);
         assert_eq!(room_after(&[10_000]), 32 * 1024);
         assert_eq!(room_after(&[100_000; 2]), READ_BYTES);
+        assert_eq!(room_after(&[]), READ_BYTES, "a turn that only sends says nothing");
         assert_eq!(room_after(&[150]), READ_BYTES_MIN);
         drop(input);
         assert_eq!(budget.used_bytes(), 0);

@@ -101,6 +101,26 @@ fn no_answer_that_waits_for_a_flush_is_lost_under_contention() {
     contend(Durability::Flushed, false);
 }
 
+#[test]
+fn an_append_to_a_slow_directory_is_left_to_its_lane() {
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().expect("threads");
+    runtime.block_on(async {
+        let (disk, host, waker) = (MemoryDisk::new(), RealHost::new(), Arc::<ProduceWaker>::default());
+        let dir = directory_on(&disk);
+        let partition = partition_in(&dir, &disk, 0, Durability::PageCache);
+        slow_down(&dir, &host);
+        let group = AppendGroup {
+            batches: vec![trusted_batch(batch("one")).expect("a batch")],
+            tickets: vec![Ticket { slot: 0, place: (0, 0), waits_for_commit: true }],
+            origin: AppendOrigin::Client,
+        };
+        let owner: Arc<dyn AppendOwner> = waker.clone();
+        assert!(matches!(partition.append(&host, group, &owner), Append::Queued));
+        tokio::time::timeout(Duration::from_secs(30), waker.woken()).await.expect("the lane appends");
+        assert_eq!(waker.take().pop().expect("one").result.expect("nothing fails").base_offset, Offset(0));
+    });
+}
+
 /// Makes the directory slow for longer than any test takes.
 pub(crate) fn slow_down(dir: &DirState, host: &RealHost) {
     let now = host.mono();

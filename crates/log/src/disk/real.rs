@@ -192,17 +192,11 @@ impl DiskFile for RealFile {
         let path = format!("/proc/self/fd/{}", self.0.as_raw_fd());
         let file = OpenOptions::new().read(true).custom_flags(libc::O_DIRECT).open(path)?;
         let mut count = 0;
-        while count < buf.len() {
-            let piece = DIRECT_READ_BYTES_MAX.min(buf.len() - count);
-            match file.read_at(&mut buf[count..count + piece], position + count as u64) {
-                Ok(read) => {
-                    count += read;
-                    if read < piece {
-                        break;
-                    }
-                }
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(error) => return Err(error),
+        for piece in buf.chunks_mut(DIRECT_READ_BYTES_MAX) {
+            let read = file.read_at(piece, position + count as u64)?;
+            count += read;
+            if read < piece.len() {
+                break;
             }
         }
         Ok(count)
