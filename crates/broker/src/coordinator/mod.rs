@@ -16,9 +16,8 @@ mod shard;
 mod stress;
 mod timers;
 
-use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex};
 
 use arc_swap::ArcSwap;
 use klamm_cluster::config::{ConfigLayers, TopicConfig};
@@ -35,6 +34,7 @@ use effects::Effects;
 pub(crate) use shard::{Asked, Shard};
 
 use crate::host::Host;
+use crate::partition::Partition;
 use crate::partition::registry::TopicIndex;
 
 /// The topic of groups and their offsets.
@@ -131,11 +131,15 @@ fn buffer(layers: &ConfigLayers, name: &str) -> u32 {
     u32::try_from(layers.integer(name).unwrap_or(0)).unwrap_or(u32::MAX)
 }
 
+/// `None` for a partition that is not led here.
+type Shards<H, C> = Vec<Option<Arc<Shard<H, C>>>>;
+
 /// All shards of one internal topic.
 pub(crate) struct Coordinators<H: Host, C: Coordinator> {
     topic: &'static str,
     world: Arc<World<H, C>>,
-    shards: Mutex<BTreeMap<PartitionIndex, Arc<Shard<H, C>>>>,
+    /// By partition; written by who follows the metadata.
+    shards: ArcSwap<Shards<H, C>>,
     stop: watch::Sender<bool>,
 }
 
@@ -155,7 +159,7 @@ where
         let batch_bytes_max = AtomicUsize::new(batch_bytes_max(&TopicConfig::default()));
         let world =
             Arc::new(World { host, image, settings, effects, codec, load_buffer_bytes, batch_bytes_max });
-        Self { topic, world, shards: Mutex::default(), stop: watch::channel(false).0 }
+        Self { topic, world, shards: ArcSwap::default(), stop: watch::channel(false).0 }
     }
 
     /// Follows to what was just published: shards for new partitions, none for those that went,
@@ -164,34 +168,40 @@ where
         if !delta.configs_changed.is_empty() {
             self.world.settings.store(Arc::new(C::Settings::from(layers)));
         }
-        let known: Vec<_> = {
-            let mut shards = self.shards.lock().expect("nothing panics in here");
-            let topic = topics.by_name(self.topic);
-            if let Some(topic) = topic {
-                let bytes_max = batch_bytes_max(&topic.config.load());
-                self.world.batch_bytes_max.store(bytes_max, Ordering::Relaxed);
-            }
-            let partitions = topic.map(|topic| topic.partitions.load_full());
-            let led: BTreeMap<PartitionIndex, _> = (0..)
-                .map(PartitionIndex)
-                .zip(partitions.iter().flat_map(|partitions| partitions.iter()))
-                .filter_map(|(index, partition)| Some((index, partition.as_ref()?)))
-                .collect();
-            shards.retain(|index, shard| {
-                let stays = led.get(index).is_some_and(|partition| Arc::ptr_eq(partition, &shard.partition));
-                if !stays {
-                    shard.close();
-                }
-                stays
-            });
-            let known = shards.values().cloned().collect();
-            for (index, partition) in led {
-                shards.entry(index).or_insert_with(|| {
-                    Shard::start(self.world.clone(), partition.clone(), self.stop.subscribe())
-                });
-            }
-            known
+        let topic = topics.by_name(self.topic);
+        if let Some(topic) = topic {
+            let bytes_max = batch_bytes_max(&topic.config.load());
+            self.world.batch_bytes_max.store(bytes_max, Ordering::Relaxed);
+        }
+        let partitions = topic.map(|topic| topic.partitions.load_full());
+        let before = self.shards.load_full();
+        let stays = |index: usize, partition: &Arc<Partition>| {
+            let shard = before.get(index)?.as_ref()?;
+            Arc::ptr_eq(partition, &shard.partition).then(|| shard.clone())
         };
+        let mut known = Vec::new();
+        let shards: Shards<H, C> = partitions
+            .iter()
+            .flat_map(|partitions| partitions.iter())
+            .enumerate()
+            .map(|(index, partition)| {
+                let partition = partition.as_ref()?;
+                let shard = stays(index, partition);
+                known.extend(shard.clone());
+                Some(shard.unwrap_or_else(|| {
+                    Shard::start(self.world.clone(), partition.clone(), self.stop.subscribe())
+                }))
+            })
+            .collect();
+        for (index, shard) in before.iter().enumerate() {
+            let now = shards.get(index).and_then(Option::as_ref);
+            if let Some(gone) = shard
+                && !now.is_some_and(|now| Arc::ptr_eq(now, gone))
+            {
+                gone.close();
+            }
+        }
+        self.shards.store(Arc::new(shards));
         let delta = Arc::new(delta.clone());
         for shard in known {
             shard.follow_image(delta.clone());
@@ -200,24 +210,24 @@ where
 
     /// The shard that `key` belongs to, if its partition is led here.
     pub(crate) fn of_key(&self, key: &str) -> Option<Arc<Shard<H, C>>> {
-        self.of_partition(self.partition_of(key)?)
+        let shards = self.shards.load();
+        let index = partition_of(key, shards.len())?;
+        shards.get(usize::try_from(index.0).ok()?)?.clone()
     }
 
     /// The shard of a partition that is led here.
     pub(crate) fn of_partition(&self, partition: PartitionIndex) -> Option<Arc<Shard<H, C>>> {
-        self.shards.lock().expect("nothing panics in here").get(&partition).cloned()
+        self.shards.load().get(usize::try_from(partition.0).ok()?)?.clone()
     }
 
     /// All shards.
     pub(crate) fn all(&self) -> Vec<Arc<Shard<H, C>>> {
-        self.shards.lock().expect("nothing panics in here").values().cloned().collect()
+        self.shards.load().iter().flatten().cloned().collect()
     }
 
     /// The partition that `key` belongs to; `None` while there is no topic.
     pub(crate) fn partition_of(&self, key: &str) -> Option<PartitionIndex> {
-        let image = self.world.image.load();
-        let count = i32::try_from(image.topic_by_name(self.topic)?.partitions.len()).ok()?;
-        (count > 0).then(|| PartitionIndex(java_hash_not_negative(key) % count))
+        partition_of(key, self.world.image.load().topic_by_name(self.topic)?.partitions.len())
     }
 
     /// What the machines want done.
@@ -238,6 +248,11 @@ where
 
 fn batch_bytes_max(config: &TopicConfig) -> usize {
     usize::try_from(config.max_message_bytes.min(config.segment_bytes)).unwrap_or(0)
+}
+
+fn partition_of(key: &str, count: usize) -> Option<PartitionIndex> {
+    let count = i32::try_from(count).ok().filter(|count| *count > 0)?;
+    Some(PartitionIndex(java_hash_not_negative(key) % count))
 }
 
 /// Java's `String.hashCode`, as `Utils.abs` makes it a number from 0 on.

@@ -86,7 +86,8 @@ pub trait Listener: Send + 'static {
 
 /// One connection's bytes, without blocking.
 pub trait Transport: Send + 'static {
-    /// Reads once into the spare capacity of `into`; 0 means that the peer has closed.
+    /// Reads once into the spare capacity of `into`; 0 means that the peer has closed. Who left room has all that there
+    /// was: for more, [`Transport::ready`] says when to come again.
     ///
     /// # Errors
     /// `WouldBlock` when nothing has arrived; else what the socket says.
@@ -160,6 +161,12 @@ impl OutQueue {
     /// The parts in order.
     pub fn parts(&self) -> impl Iterator<Item = &OutPart> {
         self.parts.iter()
+    }
+
+    /// How many parts wait.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.parts.len()
     }
 
     /// Takes `count` bytes off the front.

@@ -7,13 +7,14 @@
     reason = "implements Transport on real sockets"
 )]
 
-use std::future::Future as _;
+use std::future::{Future as _, poll_fn};
 use std::io::{self, IoSlice};
 use std::net::SocketAddr;
 use std::pin::pin;
 use std::task::{Context, Poll, Waker};
 
 use bytes::BytesMut;
+use rustix::net::SendFlags;
 use tokio::io::{AsyncReadExt as _, Interest as TokioInterest};
 
 use super::{Interest, Listener, OutPart, OutQueue, Sent, Transport};
@@ -22,6 +23,7 @@ use super::{Interest, Listener, OutPart, OutQueue, Sent, Transport};
 const IO_SLICES_MAX: usize = 64;
 /// A region that no file descriptor stands for is copied in pieces of this size.
 const COPY_BYTES_MAX: usize = 256 * 1024;
+const SEND_FLAGS: SendFlags = SendFlags::NOSIGNAL.union(SendFlags::DONTWAIT);
 
 /// A listening TCP socket.
 pub struct TcpListener(tokio::net::TcpListener);
@@ -94,13 +96,16 @@ impl Transport for TcpTransport {
     }
 
     async fn ready(&mut self, interest: Interest) -> io::Result<()> {
-        let wanted = match (interest.read, interest.write) {
-            (true, true) => TokioInterest::READABLE | TokioInterest::WRITABLE,
-            (false, true) => TokioInterest::WRITABLE,
-            (true, false) => TokioInterest::READABLE,
-            (false, false) => return std::future::pending().await,
-        };
-        self.0.ready(wanted).await.map(drop)
+        // tokio's `ready` would join a list of waiters each time; one task waits here, and for that these have a place.
+        poll_fn(|context| {
+            if interest.read
+                && let Poll::Ready(result) = self.0.poll_read_ready(context)
+            {
+                return Poll::Ready(result);
+            }
+            if interest.write { self.0.poll_write_ready(context) } else { Poll::Pending }
+        })
+        .await
     }
 }
 
@@ -111,6 +116,10 @@ fn send_once(stream: &tokio::net::TcpStream, queue: &OutQueue, bytes_max: usize)
         Some(OutPart::File(region)) => {
             let count = (region.len_bytes as usize).min(bytes_max);
             send_region(stream, region, count)
+        }
+        Some(OutPart::Bytes(bytes)) if queue.len() == 1 => {
+            let count = bytes.len().min(bytes_max);
+            Ok(rustix::net::send(stream, &bytes[..count], SEND_FLAGS)?)
         }
         Some(OutPart::Bytes(_)) => {
             let mut slices = [IoSlice::new(&[]); IO_SLICES_MAX];
@@ -135,8 +144,7 @@ fn send_once(stream: &tokio::net::TcpStream, queue: &OutQueue, bytes_max: usize)
 }
 
 fn send_slices(stream: &tokio::net::TcpStream, slices: &[IoSlice<'_>], more: bool) -> io::Result<usize> {
-    use rustix::net::SendFlags;
-    let mut flags = SendFlags::NOSIGNAL | SendFlags::DONTWAIT;
+    let mut flags = SEND_FLAGS;
     #[cfg(target_os = "linux")]
     if more {
         // The response's header and the region behind it then share packets.

@@ -15,8 +15,6 @@ use std::pin::Pin;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use futures_util::StreamExt as _;
-use futures_util::stream::FuturesUnordered;
 use klamm_protocol::api_key::ApiKey;
 use klamm_protocol::time::MonoMs;
 use tokio::sync::watch;
@@ -25,6 +23,7 @@ use super::CloseReason;
 use super::input::Input;
 use super::limits::ConnectionPermit;
 use super::memory::Claim;
+use super::seldom::Seldom;
 use super::slots::Slots;
 use crate::broker::Broker;
 use crate::handlers::produce::{Collected, ParkedProduce, ProduceGroup, ProduceWaker, UnverifiedProduce};
@@ -48,8 +47,6 @@ const QUEUED_BYTES_MAX: usize = 4 * 1024 * 1024;
 const MEMORY_RETRY_MS: u64 = 10;
 
 type Answer = Pin<Box<dyn Future<Output = Handled> + Send>>;
-/// Seldom happens, and is not asked about each time a request comes.
-type Seldom = FuturesUnordered<Pin<Box<dyn Future<Output = Event> + Send>>>;
 
 /// Serves one connection until it ends.
 pub(crate) async fn serve<H: Host>(
@@ -65,10 +62,11 @@ pub(crate) async fn serve<H: Host>(
         broker.memory.clone(),
         usize::try_from(broker.config.socket_request_max_bytes).unwrap_or(0),
     );
+    let waker = Arc::<ProduceWaker>::default();
     let mut connection = Connection {
-        seldom: Seldom::new(),
         context: ConnectionContext { listener_name, client_host: format!("/{}", peer.ip()).into() },
-        waker: Arc::default(),
+        seldom: Seldom::new(waker.clone()),
+        waker,
         input,
         out: OutQueue::default(),
         slots: Slots::default(),
@@ -86,10 +84,10 @@ pub(crate) async fn serve<H: Host>(
     };
     connection.set_idle_timer(now);
     let mut stopped = connection.stop.clone();
-    connection.seldom.push(Box::pin(async move {
+    connection.seldom.push(async move {
         let _ = stopped.changed().await;
-        Event::Stop
-    }));
+        Notice::Stop
+    });
     let reason = connection.run().await;
     tracing::debug!(%peer, %reason, "connection closed");
     drop(permit);
@@ -112,8 +110,7 @@ struct Connection<H: Host> {
     /// The peer sends no more.
     is_peer_gone: bool,
     last_activity: MonoMs,
-    /// The idle timer, and the broker's stop.
-    seldom: Seldom,
+    seldom: Seldom<Notice>,
     /// The memory budget had no room at the last read.
     is_starved: bool,
     /// The broker stops. Looked at once a turn: what `stop` holds is behind a lock that all connections share.
@@ -132,8 +129,12 @@ enum Event {
     Socket,
     Answered(Handled),
     Woken,
-    Timer,
     MemoryRetry,
+}
+
+/// What seldom happens.
+enum Notice {
+    IdleTimer,
     Stop,
 }
 
@@ -151,6 +152,12 @@ impl<H: Host> Connection<H> {
 
     async fn turns(&mut self) -> Result<std::convert::Infallible, CloseReason> {
         loop {
+            while let Some(notice) = self.seldom.take() {
+                match notice {
+                    Notice::IdleTimer => self.on_timer()?,
+                    Notice::Stop => self.is_stopping = true,
+                }
+            }
             // A connection that was accepted during the stop has missed the change.
             self.is_stopping |= self.stop.has_changed().unwrap_or(true);
             let read_bytes = self.read()?;
@@ -183,8 +190,6 @@ impl<H: Host> Connection<H> {
                     self.barrier = None;
                     self.take(handled)?;
                 }
-                Event::Timer => self.on_timer()?,
-                Event::Stop => self.is_stopping = true,
                 Event::Socket | Event::Woken | Event::MemoryRetry => {}
             }
         }
@@ -199,10 +204,16 @@ impl<H: Host> Connection<H> {
                 break;
             };
             self.is_starved = false;
+            let spare = room.capacity() - room.len();
             match self.transport.try_read(room) {
                 // What it sent before is handled: a producer with acks=0 may send and go.
                 Ok(0) => self.is_peer_gone = true,
-                Ok(count) => read_bytes += count,
+                Ok(count) => {
+                    read_bytes += count;
+                    if count < spare {
+                        break;
+                    }
+                }
                 Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => break,
                 Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
                 Err(error) => return Err(CloseReason::Io(error.to_string())),
@@ -392,7 +403,6 @@ impl<H: Host> Connection<H> {
                 Err(error) => Err(CloseReason::Io(error.to_string())),
             },
             () = retry, if is_starved => Ok(Event::MemoryRetry),
-            Some(event) = self.seldom.next() => Ok(event),
         }
     }
 
@@ -410,10 +420,10 @@ impl<H: Host> Connection<H> {
 
     fn set_idle_timer(&mut self, from: MonoMs) {
         let sleep = self.broker.host.sleep_until(from.plus_ms(self.broker.idle_ms_max()));
-        self.seldom.push(Box::pin(async move {
+        self.seldom.push(async move {
             sleep.await;
-            Event::Timer
-        }));
+            Notice::IdleTimer
+        });
     }
 }
 

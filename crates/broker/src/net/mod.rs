@@ -10,6 +10,7 @@ pub(crate) mod input;
 pub(crate) mod limits;
 pub(crate) mod listener;
 pub(crate) mod memory;
+mod seldom;
 pub(crate) mod slots;
 pub(crate) mod waker;
 

@@ -27,8 +27,12 @@ impl GroupCoordinator {
         if !says_nothing_new(request) {
             return None;
         }
-        let only = (Bound::Included(&*request.group_id), Bound::Included(&*request.group_id));
-        let (id, Group::Consumer(group)) = self.groups.range_mut::<str, _>(only).next()? else { return None };
+        // One walk gives the key and what may change; an upper bound would be a second one.
+        let from = (Bound::Included(&*request.group_id), Bound::Unbounded);
+        let (id, Group::Consumer(group)) = self.groups.range_mut::<str, _>(from).next()? else { return None };
+        if **id != *request.group_id {
+            return None;
+        }
         let member = group.member(&request.member_id)?;
         let has_nothing_to_hear = member.member_epoch == request.member_epoch
             && speaks(member, client)
