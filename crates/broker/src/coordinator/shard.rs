@@ -80,7 +80,7 @@ impl<C: Coordinator> Pending<C> {
     /// Waits, and may flush here and now.
     pub(crate) async fn answer<H: Host>(self, host: &H) -> Result<C::Reply, Unavailable> {
         if let Some(dir) = self.dirty {
-            dir.commit(host);
+            dir.commit(host).await;
         }
         self.answer.await.unwrap_or(Err(Unavailable::Lost))
     }

@@ -92,9 +92,31 @@ async fn a_lone_waiter_flushes_itself_on_a_slow_directory_too() {
     dir.flusher.pressure.note_write(host.mono(), host.mono().plus_ms(slow_ms), Some(true));
     assert!(append_one(&host, &partition, &waker));
     // No task of the directory runs: what is answered was flushed here.
-    dir.commit(&host);
+    dir.commit(&host).await;
     let answers = waker.take();
     assert!(answers.len() == 1 && answers[0].result.is_ok());
+}
+
+#[tokio::test]
+async fn who_is_ready_to_append_is_covered_by_the_same_round() {
+    let (host, disk) = (RealHost::new(), MemoryDisk::new());
+    let dir = directory_on(&disk);
+    tokio::spawn(dir.clone().run_flusher(host.clone()));
+    let producers = (0..8).map(|index| {
+        let partition = partition_in(&dir, &disk, index, Durability::Flushed);
+        let (host, dir, waker) = (host.clone(), dir.clone(), Arc::<ProduceWaker>::default());
+        tokio::spawn(async move {
+            assert!(append_one(&host, &partition, &waker));
+            dir.commit(&host).await;
+            tokio::time::timeout(Duration::from_secs(30), waker.woken()).await.expect("an answer was lost");
+        })
+    });
+    for producer in producers.collect::<Vec<_>>() {
+        producer.await.expect("answered");
+    }
+    // It is counted behind its answers.
+    assert!(dir.round_count() <= 1, "{} rounds", dir.round_count());
+    dir.stop_flusher();
 }
 
 #[test]

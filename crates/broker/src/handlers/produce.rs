@@ -265,12 +265,13 @@ fn accept<H: Host>(
     Ok((partition, batch))
 }
 
-/// Appends what was collected: each partition once.
+/// Appends what was collected: each partition once. `uncommitted` gets the directories that it waits for.
 pub(crate) fn append<H: Host>(
     broker: &Broker<H>,
     group: &mut ProduceGroup,
     slots: &mut Slots<ParkedProduce, Response>,
     waker: &Arc<ProduceWaker>,
+    uncommitted: &mut Vec<Arc<DirState>>,
 ) -> Result<(), CloseReason> {
     let mut has_unacknowledged_failure = std::mem::take(&mut group.has_unacknowledged_failure);
     if group.entries.is_empty() && group.slots.is_empty() {
@@ -283,7 +284,6 @@ pub(crate) fn append<H: Host>(
         entries.sort_by_key(|entry| (entry.partition.topic_id, entry.partition.index));
     }
     let owner: Arc<dyn AppendOwner> = waker.clone();
-    let mut waited_for: Vec<Arc<DirState>> = Vec::new();
     let mut rest = entries.drain(..).peekable();
     while let Some(first) = rest.next() {
         let partition = first.partition;
@@ -303,8 +303,8 @@ pub(crate) fn append<H: Host>(
             Append::Done(results) => {
                 if results.iter().any(Option::is_none) {
                     let dir = partition.want_commit(&broker.host);
-                    if !waited_for.iter().any(|known| Arc::ptr_eq(known, &dir)) {
-                        waited_for.push(dir);
+                    if !uncommitted.iter().any(|known| Arc::ptr_eq(known, &dir)) {
+                        uncommitted.push(dir);
                     }
                 }
                 for (ticket, result) in tickets.into_iter().zip(results) {
@@ -317,8 +317,6 @@ pub(crate) fn append<H: Host>(
     }
     drop(rest);
     group.entries = entries;
-    // After all appends: one flush for what one read brought.
-    waited_for.iter().for_each(|dir| dir.commit(&broker.host));
     for slot in group.slots.drain(..) {
         if slots.parked(slot).is_some_and(|parked| parked.waiting_count == 0) {
             slots.answer(slot, ParkedProduce::encode);

@@ -29,6 +29,7 @@ use crate::broker::Broker;
 use crate::handlers::produce::{Collected, ParkedProduce, ProduceGroup, ProduceWaker, UnverifiedProduce};
 use crate::handlers::{self, ConnectionContext, Frame, Handled, Response};
 use crate::host::{Host, Interest, OutQueue, Transport};
+use crate::log_dirs::DirState;
 
 /// Frames handled before the connection sends and lets others run.
 const TURN_FRAMES_MAX: usize = 64;
@@ -71,6 +72,7 @@ pub(crate) async fn serve<H: Host>(
         out: OutQueue::default(),
         slots: Slots::default(),
         group: ProduceGroup::default(),
+        uncommitted: Vec::new(),
         held: None,
         barrier: None,
         is_polling: false,
@@ -102,6 +104,8 @@ struct Connection<H: Host> {
     out: OutQueue,
     slots: Slots<ParkedProduce, Response>,
     group: ProduceGroup,
+    /// What was appended this turn waits for rounds of these.
+    uncommitted: Vec<Arc<DirState>>,
     /// What waits until earlier requests have been answered.
     held: Option<Held>,
     barrier: Option<Answer>,
@@ -172,6 +176,13 @@ impl<H: Host> Connection<H> {
             self.send_ready();
             handled?;
             let is_full = self.flush()?;
+            if !self.uncommitted.is_empty() {
+                // After all appends: one flush for what one read brought.
+                while let Some(dir) = self.uncommitted.pop() {
+                    dir.commit(&self.broker.host).await;
+                }
+                continue;
+            }
             let has_more = self.has_more();
             if self.is_stopping && self.is_quiet() {
                 return Err(CloseReason::Stopping);
@@ -318,7 +329,8 @@ impl<H: Host> Connection<H> {
     }
 
     fn append_group(&mut self) -> Result<(), CloseReason> {
-        handlers::produce::append(&self.broker, &mut self.group, &mut self.slots, &self.waker)
+        let Self { broker, group, slots, waker, uncommitted, .. } = self;
+        handlers::produce::append(broker, group, slots, waker, uncommitted)
     }
 
     /// Starts a request that is a barrier.

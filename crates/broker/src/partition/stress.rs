@@ -65,7 +65,7 @@ async fn connection(host: RealHost, partition: Arc<Partition>, number: u64) -> V
                     assert_eq!(offsets[ticket.slot as usize].replace(placed.base_offset), None);
                 }
                 if waits {
-                    partition.want_commit(&host).commit(&host);
+                    partition.want_commit(&host).commit(&host).await;
                 }
             }
         }

@@ -73,7 +73,7 @@ impl<H: Host, C: Coordinator + Default> Shard<H, C> {
         drop(lease);
         // Without the role: it may flush here and now.
         if let Some(dir) = dirty {
-            dir.commit(host);
+            dir.commit(host).await;
         }
         answer.await.unwrap_or(Err(Unavailable::Lost)).map(Ok)
     }
@@ -121,7 +121,7 @@ impl<H: Host, C: Coordinator + Default> Shard<H, C> {
         active.machine.end_transaction(id, is_commit);
         drop(lease);
         if let Some(dir) = dirty {
-            dir.commit(host);
+            dir.commit(host).await;
         }
         committed.await.map_err(|_| Unavailable::Lost)
     }
