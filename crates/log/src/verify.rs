@@ -170,6 +170,9 @@ impl PartitionView {
                 let place = placed.map(|placed| placed.region);
                 return read.map(|region| region.map(|region| CheckedRead { region, place }));
             }
+            if placed.is_some() {
+                room = None;
+            }
             if rounds == ROUNDS_MAX {
                 return Err(ReadError::Truncated { offset: from });
             }
@@ -198,7 +201,8 @@ impl PartitionView {
         Ok(segment.file().quarantined())
     }
 
-    /// Checks a range and quarantines what is bad in it. False if the segment with this file went meanwhile.
+    /// Checks a range and quarantines what is bad in it. False if the segment with this file went meanwhile, or if
+    /// what is `held` is not good.
     pub(crate) fn inspect(
         &self,
         file: &Arc<SegmentFile>,
@@ -221,6 +225,8 @@ impl PartitionView {
                 match verify(segment, &range, bounds, depth) {
                     Ok(()) => break,
                     Err(Failure::Io(source)) => return Err(failed(source)),
+                    // It may have been spoiled on the way: what the page cache gets decides.
+                    Err(Failure::Fault(_)) if held.is_some() => return Ok(false),
                     Err(Failure::Fault(fault)) => {
                         let range = isolate(segment, fault, bounds).map_err(failed)?;
                         if !self.is_current(segment) {

@@ -2,7 +2,7 @@
 
 mod support;
 
-use klamm_log::disk::{Disk, MemoryDisk, OpenMode, Residency};
+use klamm_log::disk::{Disk, Fault, MemoryDisk, OpenMode, Residency};
 use klamm_log::{CheckedRead, Corruption, Log, LogConfig, PartitionView, ReadError, Room};
 use klamm_protocol::ids::Offset;
 use support::*;
@@ -137,6 +137,20 @@ fn a_region_ends_where_the_room_does_unless_that_is_in_its_first_batch() {
         let read = read(&view, 0, u32::MAX, &mut room, &mut Vec::new()).unwrap();
         assert_eq!((read.region.len_bytes, read.place.is_some()), (len_bytes, comes_past));
     }
+}
+
+#[test]
+fn one_bad_read_past_the_cache_quarantines_nothing() {
+    let disk = MemoryDisk::new();
+    let (model, log) = filled(&disk);
+    let view = log.view();
+    evict_all(&disk, &view);
+    disk.inject(Fault::FlippedPastCache);
+    let (mut room, mut found) = (Room::new(1 << 20), Vec::new());
+    let read = read(&view, 0, u32::MAX, &mut room, &mut found).unwrap();
+    assert!(read.place.is_none() && found.is_empty(), "{found:?}");
+    let of_segment: Vec<u8> = model.batches[..4].iter().flat_map(|batch| batch.bytes.clone()).collect();
+    assert_eq!(bytes(&read, &room), of_segment);
 }
 
 #[test]

@@ -147,6 +147,12 @@ pub(crate) fn read_all(
                 };
                 (read, is_ready)
             }
+            // Nothing of it would fit: nobody need look.
+            Err(MustLook { is_urgent: false }) if bytes_left == 0 && !at_least_one => {
+                let of_partition = found.as_ref().ok().map(|partition| partition.view.limits());
+                let aborted = (limits.isolation == Isolation::ReadCommitted).then(Vec::new);
+                (PartitionRead { aborted, ..failed(ErrorCode::None, of_partition) }, true)
+            }
             Err(MustLook { is_urgent }) => {
                 result.is_urgent |= is_urgent;
                 (failed(ErrorCode::None, None), false)

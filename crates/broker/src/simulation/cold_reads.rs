@@ -99,6 +99,33 @@ fn no_worker_waits_for_a_cold_segment_and_a_hot_one_needs_no_other_thread() {
 }
 
 #[test]
+fn what_would_not_fit_any_more_is_not_looked_for() {
+    let disk = Arc::new(MemoryDisk::default());
+    sim::run_on(1, disk.clone(), fill);
+    let evicted = disk.clone();
+    let (response, trace) = sim::run_on(2, disk, |host| async move {
+        let running = start(&host).await;
+        let mut client = Client::connect(&host, &running);
+        client.create_topic("hot", 1).await;
+        base_offset(&client.call(&produce_request("hot", 0, batch(&["h"])), 9).await);
+        evict(&evicted, "");
+        let mut request = fetch_request("hot", 0, 0, 0);
+        request.topics.extend(fetch_request("t", 0, 0, 0).topics);
+        request.max_bytes = 1;
+        host.note(format_args!("asked"));
+        let response = client.call(&request, FETCH_VERSION).await;
+        drop(client);
+        assert!(running.stop().await);
+        response
+    });
+    assert_eq!(values(&response), ["h"]);
+    let without_room = &response.responses[1].partitions[0];
+    assert_eq!((without_room.error_code, without_room.high_watermark), (0, 9));
+    let mut asked = trace.iter().skip_while(|line| !line.ends_with("asked"));
+    assert!(!asked.any(|line| line.contains("offload ColdRead")), "{trace:#?}");
+}
+
+#[test]
 fn what_is_read_of_an_old_segment_does_not_fill_the_page_cache() {
     let disk = Arc::new(MemoryDisk::default());
     // Longer than what a look for a batch brings into memory.

@@ -76,6 +76,8 @@ pub enum Fault {
     SetLen(io::ErrorKind),
     /// The read fails.
     Read(io::ErrorKind),
+    /// The read past the cache has one bit wrong, which the disk has right.
+    FlippedPastCache,
     /// The `open` that creates a file fails.
     Create(io::ErrorKind),
     /// The rename fails.
@@ -117,6 +119,7 @@ enum Call {
     Sync,
     SetLen,
     Read,
+    ReadPastCache,
     Create,
     Rename,
 }
@@ -251,6 +254,7 @@ impl Fault {
             Self::Sync(_) | Self::Slow(_) => Call::Sync,
             Self::SetLen(_) => Call::SetLen,
             Self::Read(_) => Call::Read,
+            Self::FlippedPastCache => Call::ReadPastCache,
             Self::Create(_) => Call::Create,
             Self::Rename(_) => Call::Rename,
         }
@@ -299,7 +303,7 @@ impl State {
                 self.busy_ms += ms;
                 Ok(())
             }
-            Some(Fault::ShortWrite(_)) | None => Ok(()),
+            Some(Fault::ShortWrite(_) | Fault::FlippedPastCache) | None => Ok(()),
         }
     }
 
@@ -510,7 +514,11 @@ impl DiskFile for MemoryFile {
     fn read_past_cache(&self, buf: &mut [u8], position: u64) -> io::Result<usize> {
         let aligned = |number: usize| number.is_multiple_of(super::DIRECT_ALIGN_BYTES);
         assert!(aligned(buf.len()) && aligned(buf.as_ptr().addr()) && aligned(position as usize));
-        self.read(buf, position, false)
+        let count = self.read(buf, position, false)?;
+        if self.disk.state().take_fault(Call::ReadPastCache).is_some() {
+            buf[count / 2] ^= 1;
+        }
+        Ok(count)
     }
 
     fn write_vectored_at(&self, slices: &[IoSlice<'_>], position: u64) -> io::Result<usize> {
