@@ -210,9 +210,7 @@ where
 
     /// The shard that `key` belongs to, if its partition is led here.
     pub(crate) fn of_key(&self, key: &str) -> Option<Arc<Shard<H, C>>> {
-        let shards = self.shards.load();
-        let index = partition_of(key, shards.len())?;
-        shards.get(usize::try_from(index.0).ok()?)?.clone()
+        self.of_partition(self.partition_of(key)?)
     }
 
     /// The shard of a partition that is led here.
@@ -227,7 +225,9 @@ where
 
     /// The partition that `key` belongs to; `None` while there is no topic.
     pub(crate) fn partition_of(&self, key: &str) -> Option<PartitionIndex> {
-        partition_of(key, self.world.image.load().topic_by_name(self.topic)?.partitions.len())
+        let image = self.world.image.load();
+        let count = i32::try_from(image.topic_by_name(self.topic)?.partitions.len()).ok()?;
+        (count > 0).then(|| PartitionIndex(java_hash_not_negative(key) % count))
     }
 
     /// What the machines want done.
@@ -248,11 +248,6 @@ where
 
 fn batch_bytes_max(config: &TopicConfig) -> usize {
     usize::try_from(config.max_message_bytes.min(config.segment_bytes)).unwrap_or(0)
-}
-
-fn partition_of(key: &str, count: usize) -> Option<PartitionIndex> {
-    let count = i32::try_from(count).ok().filter(|count| *count > 0)?;
-    Some(PartitionIndex(java_hash_not_negative(key) % count))
 }
 
 /// Java's `String.hashCode`, as `Utils.abs` makes it a number from 0 on.

@@ -79,11 +79,18 @@ pub(crate) struct Pending<C: Coordinator> {
 impl<C: Coordinator> Pending<C> {
     /// Waits, and may flush here and now.
     pub(crate) async fn answer<H: Host>(self, host: &H) -> Result<C::Reply, Unavailable> {
-        if let Some(dir) = self.dirty {
+        committed(host, self.dirty, self.answer).await.unwrap_or(Err(Unavailable::Lost))
+    }
+}
+
+/// What `answer` gives once `dirty` is committed, here and now or by another's round, whichever is sooner.
+async fn committed<H: Host, T>(host: &H, dirty: Option<Arc<DirState>>, answer: impl Future<Output = T>) -> T {
+    let commit = async {
+        if let Some(dir) = dirty {
             dir.commit(host).await;
         }
-        self.answer.await.unwrap_or(Err(Unavailable::Lost))
-    }
+    };
+    tokio::join!(commit, answer).1
 }
 
 /// What became of a command.

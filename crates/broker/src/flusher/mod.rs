@@ -120,14 +120,10 @@ impl DirFlusher {
         dirty.commit_due.into_iter().chain(dirty.write_back_due).min()
     }
 
-    /// What somebody may wait for, if it is little: nothing, where a round took it meanwhile.
+    /// What somebody may wait for, if it is little.
     fn take_little(&self) -> Option<Vec<Arc<Partition>>> {
         let mut dirty = self.locked();
-        let is_little = match &*dirty.commit {
-            [] => true,
-            [lone] => lone.unflushed_bytes() <= INLINE_BYTES_MAX,
-            _ => false,
-        };
+        let is_little = dirty.commit.len() == 1 && dirty.commit[0].unflushed_bytes() <= INLINE_BYTES_MAX;
         is_little.then(|| self.take_commits(&mut dirty))
     }
 
@@ -227,10 +223,15 @@ impl DirState {
     /// flush, else by the directory's task as soon as it can. A slow directory makes no difference:
     /// `maybe_slow` lets others have the thread, and the answer still saves the hop back.
     ///
-    /// Who is ready to append on this thread does so first. Else each would find itself alone, as long as all of them
-    /// wait for the one that flushes, and no round would ever cover two of them.
+    /// Who is ready by now to append on this thread does so first. Else each would find itself alone, as long as all of
+    /// them wait for the one that flushes, and no round would ever cover two of them.
     pub(crate) async fn commit<H: Host>(&self, host: &H) {
         tokio::task::yield_now().await;
+        if self.flusher.locked().commit.is_empty() {
+            // A round has taken it meanwhile. (Or another appender of the partition is about to list it, and then it
+            // is due soon.)
+            return;
+        }
         self.flusher.is_wanted.store(true, Ordering::SeqCst);
         if !self.flusher.take_role() {
             self.flusher.changed.notify_one();

@@ -55,7 +55,7 @@ pub(crate) async fn serve<H: Host>(
     transport: H::Transport,
     peer: SocketAddr,
     listener_name: Arc<str>,
-    stop: watch::Receiver<bool>,
+    mut stop: watch::Receiver<bool>,
     permit: ConnectionPermit,
 ) {
     let now = broker.host.mono();
@@ -80,14 +80,12 @@ pub(crate) async fn serve<H: Host>(
         last_activity: now,
         is_starved: false,
         is_stopping: false,
-        stop,
         transport,
         broker,
     };
     connection.set_idle_timer(now);
-    let mut stopped = connection.stop.clone();
     connection.seldom.push(async move {
-        let _ = stopped.changed().await;
+        let _ = stop.wait_for(|stop| *stop).await;
         Notice::Stop
     });
     let reason = connection.run().await;
@@ -117,9 +115,7 @@ struct Connection<H: Host> {
     seldom: Seldom<Notice>,
     /// The memory budget had no room at the last read.
     is_starved: bool,
-    /// The broker stops. Looked at once a turn: what `stop` holds is behind a lock that all connections share.
     is_stopping: bool,
-    stop: watch::Receiver<bool>,
 }
 
 /// A request that is a barrier.
@@ -156,15 +152,14 @@ impl<H: Host> Connection<H> {
 
     async fn turns(&mut self) -> Result<std::convert::Infallible, CloseReason> {
         loop {
+            let read_bytes = self.read()?;
+            // Behind the read: who asks in the moment when its time is over is not idle.
             while let Some(notice) = self.seldom.take() {
                 match notice {
                     Notice::IdleTimer => self.on_timer()?,
                     Notice::Stop => self.is_stopping = true,
                 }
             }
-            // A connection that was accepted during the stop has missed the change.
-            self.is_stopping |= self.stop.has_changed().unwrap_or(true);
-            let read_bytes = self.read()?;
             // Before the frames: a held or unread one may wait for exactly these slots, and their
             // wake is spent.
             self.finish_parked()?;
@@ -176,12 +171,9 @@ impl<H: Host> Connection<H> {
             self.send_ready();
             handled?;
             let is_full = self.flush()?;
-            if !self.uncommitted.is_empty() {
-                // After all appends: one flush for what one read brought.
-                while let Some(dir) = self.uncommitted.pop() {
-                    dir.commit(&self.broker.host).await;
-                }
-                continue;
+            // After all appends: one flush for what one read brought.
+            while let Some(dir) = self.uncommitted.pop() {
+                dir.commit(&self.broker.host).await;
             }
             let has_more = self.has_more();
             if self.is_stopping && self.is_quiet() {
@@ -308,15 +300,11 @@ impl<H: Host> Connection<H> {
                 Held::Frame(frame)
             };
             self.append_group()?;
+            self.send_ready();
             if self.slots.is_empty() {
                 self.dispatch(barrier)?;
             } else {
-                self.finish_parked()?;
-                if self.slots.is_empty() {
-                    self.dispatch(barrier)?;
-                } else {
-                    self.held = Some(barrier);
-                }
+                self.held = Some(barrier);
             }
         }
         self.append_group()

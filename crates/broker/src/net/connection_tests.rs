@@ -160,3 +160,22 @@ fn what_came_before_a_refused_or_broken_request_is_stored() {
         assert_eq!(stored(&host, &running).await, ["a", "b"]);
     });
 }
+
+#[test]
+fn who_asks_in_the_moment_when_its_time_is_over_is_answered() {
+    let ((), _) = sim::run(1, |host| async move {
+        let running = start(&host).await;
+        let mut client = Client::connect(&host, &running);
+        let request = MetadataRequest { topics: Some(Vec::new()), ..Default::default() };
+        let idle_ms_max = running.broker().idle_ms_max();
+        for _ in 0..3 {
+            client.send(&request, 9).await;
+            client.receive().await.expect("it is not idle");
+            pass(&host, idle_ms_max).await;
+        }
+        client.send(&request, 9).await;
+        client.receive().await.expect("it is not idle");
+        pass(&host, idle_ms_max + 1).await;
+        assert!(client.receive().await.is_none(), "it is idle");
+    });
+}

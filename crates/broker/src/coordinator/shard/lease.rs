@@ -72,10 +72,7 @@ impl<H: Host, C: Coordinator + Default> Shard<H, C> {
         let dirty = self.work(lease.active(), Work::Command(command, asker));
         drop(lease);
         // Without the role: it may flush here and now.
-        if let Some(dir) = dirty {
-            dir.commit(host).await;
-        }
-        answer.await.unwrap_or(Err(Unavailable::Lost)).map(Ok)
+        super::committed(host, dirty, answer).await.unwrap_or(Err(Unavailable::Lost)).map(Ok)
     }
 
     /// Ends a producer's transaction by its marker; answers once that is committed, or with what the log
@@ -100,7 +97,7 @@ impl<H: Host, C: Coordinator + Default> Shard<H, C> {
         let active = lease.active();
         let id = marker.header.producer_id;
         let end = active.end.plus(1);
-        let (owner, committed) = Waiting::begin(Some(self.commits.clone()));
+        let (owner, answer) = Waiting::begin(Some(self.commits.clone()));
         let slot = end.0 as u64;
         let ticket = Ticket { slot, place: (0, 0), waits_for_commit: true };
         let group = AppendGroup { batches: vec![marker], tickets: vec![ticket], origin };
@@ -120,10 +117,7 @@ impl<H: Host, C: Coordinator + Default> Shard<H, C> {
         active.end = end;
         active.machine.end_transaction(id, is_commit);
         drop(lease);
-        if let Some(dir) = dirty {
-            dir.commit(host).await;
-        }
-        committed.await.map_err(|_| Unavailable::Lost)
+        super::committed(host, dirty, answer).await.map_err(|_| Unavailable::Lost)
     }
 
     async fn lease(self: &Arc<Self>) -> Result<Lease<H, C>, Unavailable> {
