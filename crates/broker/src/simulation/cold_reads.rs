@@ -1,12 +1,13 @@
 //! Old segments that no longer lie in memory: they are read where that may wait, whatever of them is cold. The simulated
 //! disk refuses a wait anywhere else.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use klamm_log::disk::{OpenMode, Residency};
 use klamm_protocol::messages::create_topics::CreatableTopicConfig;
 
 use super::*;
+use crate::fetch::rooms::ROOMS_PER_REQUEST_MAX;
 
 const READ_COMMITTED: i8 = 1;
 const FETCH_VERSION: i16 = 11;
@@ -14,10 +15,11 @@ const FETCH_VERSION: i16 = 11;
 /// Nine records in segments of two batches.
 async fn fill(host: SimHost) {
     let values: Vec<String> = (0..9).map(|number| number.to_string()).collect();
-    fill_with(host, "150", &values).await;
+    fill_with(host, 1, "150", &values).await;
 }
 
-async fn fill_with(host: SimHost, segment_bytes: &str, values: &[String]) {
+/// The same values in each partition.
+async fn fill_with(host: SimHost, partitions: i32, segment_bytes: &str, values: &[String]) {
     let running = start(&host).await;
     let mut client = Client::connect(&host, &running);
     let config = CreatableTopicConfig {
@@ -27,24 +29,35 @@ async fn fill_with(host: SimHost, segment_bytes: &str, values: &[String]) {
     };
     let topic = CreatableTopic {
         name: "t".into(),
-        num_partitions: 1,
+        num_partitions: partitions,
         replication_factor: 1,
         configs: vec![config],
         ..Default::default()
     };
     let response = client.call(&CreateTopicsRequest { topics: vec![topic], ..Default::default() }, 5).await;
     assert_eq!(response.topics[0].error_code, 0);
-    for value in values {
-        base_offset(&client.call(&produce_request("t", 0, batch(&[value])), 9).await);
+    for partition in 0..partitions {
+        for value in values {
+            base_offset(&client.call(&produce_request("t", partition, batch(&[value])), 9).await);
+        }
     }
     drop(client);
     assert!(running.stop().await);
 }
 
+fn files(disk: &MemoryDisk, partition: i32, suffix: &str) -> Vec<PathBuf> {
+    let dir = PathBuf::from(format!("/data/t-{partition}"));
+    let names = disk.list_dir(&dir).expect("is there").into_iter().map(|entry| entry.name);
+    names.filter(|name| name.ends_with(suffix)).map(|name| dir.join(name)).collect()
+}
+
 fn evict(disk: &MemoryDisk, suffix: &str) {
-    let dir = Path::new("/data/t-0");
-    let names = disk.list_dir(dir).expect("is there").into_iter().map(|entry| entry.name);
-    names.filter(|name| name.ends_with(suffix)).for_each(|name| disk.evict(&dir.join(name)));
+    files(disk, 0, suffix).iter().for_each(|path| disk.evict(path));
+}
+
+fn is_cold(disk: &MemoryDisk, path: &Path) -> bool {
+    let file = disk.open(path, OpenMode::Read).expect("is there");
+    file.residency(0, file.len().expect("is known")) == Residency::Cold
 }
 
 /// Each fetch gives one segment; all of them, one after another.
@@ -131,7 +144,7 @@ fn what_is_read_of_an_old_segment_does_not_fill_the_page_cache() {
     // Longer than what a look for a batch brings into memory.
     let values_of: Vec<String> = (0..9).map(|number| number.to_string().repeat(20_000)).collect();
     let filled = values_of.clone();
-    sim::run_on(1, disk.clone(), |host| async move { fill_with(host, "50000", &filled).await });
+    sim::run_on(1, disk.clone(), |host| async move { fill_with(host, 1, "50000", &filled).await });
     for isolation_level in [0, READ_COMMITTED] {
         let shared = disk.fork();
         let read = Arc::new(shared.clone());
@@ -142,15 +155,45 @@ fn what_is_read_of_an_old_segment_does_not_fill_the_page_cache() {
             let seen = read_all(&mut client, isolation_level).await;
             drop(client);
             assert!(running.stop().await);
-            let dir = Path::new("/data/t-0");
-            let names = shared.list_dir(dir).expect("is there").into_iter().map(|entry| entry.name);
-            let is_cold = |name: &String| {
-                let file = shared.open(&dir.join(name), OpenMode::Read).expect("is there");
-                file.residency(0, file.len().expect("is known")) == Residency::Cold
-            };
-            (seen, names.filter(|name| name.ends_with(".log")).filter(is_cold).count())
+            (seen, files(&shared, 0, ".log").iter().filter(|path| is_cold(&shared, path)).count())
         });
         assert_eq!(seen, values_of);
         assert_eq!(cold_count, 4, "all segments but the active one");
     }
+}
+
+#[test]
+fn a_request_has_so_many_rooms_and_the_rest_through_the_page_cache() {
+    const PARTITIONS: i32 = 6;
+    let disk = Arc::new(MemoryDisk::default());
+    let values_of: Vec<String> = (0..3).map(|number| number.to_string().repeat(20_000)).collect();
+    sim::run_on(
+        1,
+        disk.clone(),
+        |host| async move { fill_with(host, PARTITIONS, "50000", &values_of).await },
+    );
+    let shared = disk.clone();
+    let (past_cache, _) = sim::run_on(2, disk, |host| async move {
+        let running = start(&host).await;
+        let mut client = Client::connect(&host, &running);
+        let first: Vec<PathBuf> =
+            (0..PARTITIONS).map(|index| files(&shared, index, ".log").remove(0)).collect();
+        first.iter().for_each(|path| shared.evict(path));
+        let mut request = fetch_request("t", 0, 0, 0);
+        let others =
+            (1..PARTITIONS).flat_map(|index| fetch_request("t", index, 0, 0).topics.remove(0).partitions);
+        request.topics[0].partitions.extend(others);
+        // What lies cold counts for all that it may be.
+        request.max_bytes = 50 << 20;
+        let response = client.call(&request, FETCH_VERSION).await;
+        let partitions = &response.responses[0].partitions;
+        assert_eq!(partitions.len(), first.len());
+        for partition in partitions {
+            assert!(matches!(&partition.records, Some(Records::Inline(bytes)) if bytes.len() > 40_000));
+        }
+        drop(client);
+        assert!(running.stop().await);
+        first.iter().filter(|path| is_cold(&shared, path)).count()
+    });
+    assert_eq!(past_cache, ROOMS_PER_REQUEST_MAX);
 }
