@@ -32,8 +32,9 @@ use world::World;
 
 const PARTITION_COUNT: i32 = 4;
 const HEARTBEAT_MS: u64 = 3_000;
-/// A session of the new protocol, twice, and a rebalance of a minute.
-const QUIET_ROUNDS: usize = 60;
+/// A session of the new protocol, twice and once more for each refusal that is left (who is silent has another one when its
+/// end could not be written), and a rebalance of a minute.
+const QUIET_ROUNDS: usize = 100;
 
 #[derive(Clone, Debug)]
 enum Op {
